@@ -1,0 +1,91 @@
+"""The `potstill` command: its sub-commands, and the one place where an error becomes an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+
+import typer
+
+from potstill import __version__
+from potstill.cli.cost import cost_app
+from potstill.cli.distill import distill
+from potstill.cli.doctor import doctor
+from potstill.cli.emulator import emulator
+from potstill.cli.generate import generate
+from potstill.cli.infer import infer
+from potstill.cli.init import init
+from potstill.cli.serve_local import serve_local
+from potstill.config import read_secrets
+from potstill.errors import PotstillError
+
+app = typer.Typer(
+    name="potstill",
+    help="Distil a hosted model into a small model of your own, and answer at the lowest cost.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+app.command(name="init")(init)
+app.command(name="generate")(generate)
+app.command(name="distill")(distill)
+app.command(name="serve-local")(serve_local)
+app.command(name="infer")(infer)
+app.add_typer(cost_app, name="cost")
+app.command(name="doctor")(doctor)
+app.command(name="emulator")(emulator)
+
+
+def _version(value: bool) -> None:
+    if value:
+        sys.stdout.write(f"potstill {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Distil a hosted model into a small model of your own, and answer at the lowest cost."""
+
+
+def main() -> None:
+    """Run the command line; every expected failure ends in its exit code, a bug in 1, an interrupt in 130."""
+    as_json = "--json" in sys.argv[1:]
+    try:
+        code = app(standalone_mode=False)
+    except PotstillError as error:
+        code = _report(error, as_json=as_json)
+    except typer.Abort:
+        code = 130
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; what was finished is saved, the same command goes on from here\n")
+        code = 130
+    except BrokenPipeError:
+        # The reader of our output went away (`potstill ... | head`); point stdout elsewhere so that exit stays quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except typer.TyperException as error:  # a usage error of the command line itself
+        typer.echo(f"potstill: {error.format_message()}", err=True)
+        code = 2
+    except Exception:  # noqa: BLE001  the one broad net: a bug keeps its traceback, without secrets
+        sys.stderr.write(read_secrets().redact(traceback.format_exc()))
+        sys.stderr.write("this is a bug in potstill; please report it with the lines above\n")
+        code = 1
+    sys.exit(code or 0)
+
+
+def _report(error: PotstillError, *, as_json: bool) -> int:
+    secrets = read_secrets()
+    message = secrets.redact(error.message)
+    sys.stderr.write(f"potstill: {message}\n")
+    if error.hint:
+        sys.stderr.write(f"  hint: {secrets.redact(error.hint)}\n")
+    if as_json:
+        document = {"schema_version": 1, "error": message, "hint": error.hint, "exit_code": error.exit_code}
+        sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+    return error.exit_code

@@ -1,0 +1,1 @@
+"""Estimate before, report after, compare the alternatives."""

@@ -1,0 +1,1 @@
+"""A dataset -> LoRA students -> a verdict against the teacher."""

@@ -1,0 +1,1 @@
+"""prompts x roles x samples -> the teacher -> a dataset."""

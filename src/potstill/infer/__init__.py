@@ -1,0 +1,1 @@
+"""The hybrid router: cache -> students -> decide -> store."""

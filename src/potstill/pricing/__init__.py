@@ -1,0 +1,1 @@
+"""Dated prices, and usage turned into exact dollars. Pure."""

@@ -1,0 +1,225 @@
+"""Roles and prompts in files: load them, fill templates strictly, name them by hash.
+
+Role file (`roles/<name>.yaml`): `name`, `description` and `system`, the last two a mapping of language to text.
+Prompt files: `.txt` (one prompt a line, `#` starts a comment), `.jsonl` (`{"prompt": ...}` a line) and `.yaml`
+(`prompts: [...]`, or a `template` with `{{ name }}` places and `variables`: name -> list, every combination).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from potstill.errors import InputError
+from potstill.records import content_id, text_sha
+from potstill.workspace import NAME_PATTERN, read_text, shipped
+
+FileModel = TypeVar("FileModel", bound=BaseModel)
+
+
+class Role(BaseModel):
+    """A persona: a name, its system prompt in one language, and the hash of that prompt."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    language: str
+    system: str
+
+    @property
+    def sha(self) -> str:
+        """SHA-256 of the system prompt."""
+        return text_sha(self.system)
+
+
+class Prompt(BaseModel):
+    """One question for the teacher. `id` is a hash of the text; `source` is `file:line`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+    source: str
+
+    @property
+    def id(self) -> str:
+        """Content id of the text."""
+        return content_id({"prompt": self.text})
+
+
+class _RoleFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=NAME_PATTERN)
+    description: dict[str, str]
+    system: dict[str, str]
+
+
+class _PromptFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    prompts: list[str] | None = None
+    template: str | None = None
+    variables: dict[str, list[str]] = {}
+
+
+def load_roles(names: Sequence[str], language: str) -> tuple[Role, ...]:
+    """Load roles by file or by shipped name, in one language; raises InputError naming file and field."""
+    roles = tuple(_load_role(name, language) for name in names)
+    seen: set[str] = set()
+    for role in roles:
+        if role.name in seen:
+            message = f"role {role.name!r} is given twice"
+            raise InputError(message)
+        seen.add(role.name)
+    return roles
+
+
+def shipped_roles() -> tuple[str, ...]:
+    """Names of the roles that come with potstill."""
+    return tuple(sorted(path.stem for path in (shipped("prompts") / "roles").glob("*.yaml")))
+
+
+def load_prompts(files: Sequence[str]) -> tuple[Prompt, ...]:
+    """All prompts of all files, each once, in order; raises InputError for a bad line or where there is none."""
+    found: dict[str, Prompt] = {}
+    for name in files:
+        path = _find(name, "tasks", "prompt file")
+        prompts = tuple(_read_prompts(path))
+        if not prompts:
+            message = f"{path}: no prompts in it"
+            raise InputError(message)
+        for prompt in prompts:
+            found.setdefault(prompt.id, prompt)
+    if not found:
+        message = "no prompts"
+        raise InputError(message, hint="name a prompt file: generate.prompts, or --prompts FILE")
+    return tuple(found.values())
+
+
+def load_template(name: str, language: str) -> str:
+    """A shipped template, `templates/<name>.<language>.txt`."""
+    return read_text(shipped("prompts") / "templates" / f"{name}.{language}.txt", "template")
+
+
+def fill(template: str, values: Mapping[str, str], *, origin: str = "template") -> str:
+    """Fill the `{{ name }}` places of a template with values, which stay plain text.
+
+    Strict both ways: a place without a value, or a value without a place, raises InputError.
+    """
+    from jinja2 import StrictUndefined, TemplateError, meta
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
+    try:
+        places = meta.find_undeclared_variables(environment.parse(template))
+        if places != set(values):
+            difference = ", ".join(sorted(places ^ set(values)))
+            message = f"{origin}: places and values differ: {difference}"
+            raise InputError(message)
+        return environment.from_string(template).render(values)
+    except TemplateError as error:
+        message = f"{origin}: {error}"
+        raise InputError(message) from error
+
+
+def _load_role(name: str, language: str) -> Role:
+    path = _find(name, "roles", "role")
+    data = _validated(_RoleFile, _parse_yaml(path), path)
+    if language not in data.system:
+        message = f"{path}: system: no text for language {language!r}, only {', '.join(sorted(data.system))}"
+        raise InputError(message)
+    system = data.system[language].strip()
+    if not system:
+        message = f"{path}: system.{language}: empty"
+        raise InputError(message)
+    return Role(name=data.name, language=language, system=system)
+
+
+def _find(name: str, kind: str, what: str) -> Path:
+    """A file of the user's by path, or a shipped one by name (with or without its suffix)."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    folder = shipped("prompts") / kind
+    for candidate in sorted(folder.glob("*")):
+        if name in (candidate.name, candidate.stem):
+            return candidate
+    known = ", ".join(sorted(candidate.stem for candidate in folder.glob("*")))
+    message = f"{what} not found: {name}"
+    raise InputError(message, hint=f"a file, or one of the shipped: {known}")
+
+
+def _read_prompts(path: Path) -> Iterator[Prompt]:
+    readers = {".txt": _read_txt, ".jsonl": _read_jsonl, ".yaml": _read_yaml, ".yml": _read_yaml}
+    if path.suffix not in readers:
+        message = f"{path}: a prompt file ends in {', '.join(readers)}"
+        raise InputError(message)
+    return readers[path.suffix](path)
+
+
+def _read_txt(path: Path) -> Iterator[Prompt]:
+    for number, line in enumerate(read_text(path, "prompt file").splitlines(), start=1):
+        text = line.strip()
+        if text and not text.startswith("#"):
+            yield Prompt(text=text, source=f"{path}:{number}")
+
+
+def _read_jsonl(path: Path) -> Iterator[Prompt]:
+    for number, line in enumerate(read_text(path, "prompt file").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            message = f"{path}:{number}: not JSON: {error.msg} (column {error.colno})"
+            raise InputError(message) from error
+        text = row.get("prompt") if isinstance(row, dict) else None
+        if not isinstance(text, str) or not text.strip():
+            message = f"{path}:{number}: prompt: a text is needed"
+            raise InputError(message)
+        yield Prompt(text=text.strip(), source=f"{path}:{number}")
+
+
+def _read_yaml(path: Path) -> Iterator[Prompt]:
+    data = _validated(_PromptFile, _parse_yaml(path), path)
+    if (data.prompts is None) == (data.template is None):
+        message = f"{path}: either `prompts` or `template` with `variables`"
+        raise InputError(message)
+    if data.prompts is not None:
+        texts = iter(data.prompts)
+    else:
+        template = data.template or ""
+        names = list(data.variables)
+        combinations = itertools.product(*data.variables.values())
+        texts = (fill(template, dict(zip(names, row, strict=True)), origin=str(path)) for row in combinations)
+    for number, text in enumerate(texts, start=1):
+        if not text.strip():
+            message = f"{path}: prompt {number}: empty"
+            raise InputError(message)
+        yield Prompt(text=text.strip(), source=f"{path}:#{number}")
+
+
+def _parse_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(read_text(path, "file"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}" if mark else ""
+        message = f"{path}{where}: {getattr(error, 'problem', None) or 'not valid YAML'}"
+        raise InputError(message) from error
+
+
+def _validated(model: type[FileModel], data: Any, path: Path) -> FileModel:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "file"
+        message = f"{path}: {where}: {first['msg']}"
+        raise InputError(message) from error

@@ -1,0 +1,186 @@
+"""What stands on disk: frozen, versioned records, named by the hash of their content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, PlainSerializer
+
+ID_SCHEME = "c1"
+
+Usd = Annotated[Decimal, PlainSerializer(lambda value: format(value, "f"), return_type=str, when_used="json")]
+"""Dollars. On disk a decimal string such as "0.0006375": never a float, never an exponent."""
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one byte form of a JSON value: sorted keys, no spaces, UTF-8, no NaN."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8")
+
+
+def content_id(value: Any) -> str:
+    """Name a JSON value by its content, e.g. `c1:5f2a...` (SHA-256, 32 hex digits, tagged with the scheme)."""
+    return f"{ID_SCHEME}:{hashlib.sha256(canonical_json(value)).hexdigest()[:32]}"
+
+
+def text_sha(text: str) -> str:
+    """SHA-256 of a text in UTF-8, 64 hex digits."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+class Record(BaseModel):
+    """Base of what is written to disk: frozen, and a key it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def to_line(self) -> str:
+        """One line of JSON Lines, newline included."""
+        return self.model_dump_json() + "\n"
+
+
+class Message(Record):
+    """One turn of a chat, in the form that OpenAI and TRL use."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Usage(Record):
+    """Tokens that one answer of the teacher was billed for.
+
+    `input_tokens` includes `cached_tokens`; `output_tokens` excludes `thinking_tokens`. Both output kinds are billed
+    at the output price (Gemini API, `usageMetadata`).
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    thinking_tokens: int = 0
+    cached_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            thinking_tokens=self.thinking_tokens + other.thinking_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+        )
+
+
+class Sample(Record):
+    """One answer of the teacher to one prompt in one role: a line of the dataset."""
+
+    id: str
+    messages: tuple[Message, ...]
+    role: str
+    prompt_id: str
+    sample: int
+    model: str
+    finish_reason: str
+    usage: Usage
+    cost_usd: Usd
+    prompt_sha: str
+    created_at: datetime
+
+
+class Rejected(Record):
+    """A sample that was sifted out, with the reason."""
+
+    sample: Sample
+    reason: str
+    detail: str = ""
+
+
+class Attempt(Record):
+    """One attempt at a paid call, as the ledger holds it.
+
+    `open`: sent, and no answer on disk (after a crash: possibly paid, counted at `reserved_usd`); `done`: answered;
+    `failed`: refused or broken, billed `cost_usd`, which is 0 where the teacher bills nothing.
+    """
+
+    id: int
+    key: str
+    command: str
+    role: str | None
+    model: str
+    service: str
+    status: Literal["open", "done", "failed"]
+    reason: str | None
+    reserved_usd: Usd
+    cost_usd: Usd
+    price_id: str | None
+    usage: Usage
+    started_at: datetime
+    finished_at: datetime | None
+
+
+class Score(Record):
+    """How well answers agree with the teacher's on held-out prompts: a share in 0..1 with its 95 % interval."""
+
+    n: int
+    exact: float
+    score: float
+    low: float
+    high: float
+
+
+class RouterRule(Record):
+    """When the router may leave the teacher out: the student's mean token log-probability is at least `threshold`.
+
+    `threshold` is None where no threshold keeps the promise; `coverage` is the share of held-out prompts above it,
+    `agreement_low` the 95 % lower bound of their agreement with the teacher.
+    """
+
+    signal: Literal["mean_logprob"] = "mean_logprob"
+    threshold: float | None
+    coverage: float
+    agreement_low: float
+    reason: str
+
+
+class Verdict(Record):
+    """Can the student replace the teacher? Stands in `students/<name>/verdict.json`."""
+
+    schema_version: Literal[1] = 1
+    student: str
+    base: str
+    teacher_model: str
+    metric: str
+    base_score: Score
+    student_score: Score
+    by_role: dict[str, Score]
+    margin: float
+    can_replace: bool
+    reason: str
+    router: RouterRule
+    paid_usd: Usd
+    teacher_usd_per_request: Usd
+    break_even_requests: int | None
+    created_at: datetime
+
+
+class Trace(Record):
+    """One query through the router: a line of `traces/<day>.jsonl`.
+
+    `route` names what answered; `reason` why the steps before did not; `baseline_usd` is what Gemini alone would have
+    cost, by the usage of the call that was made or, where none was, by the ledger's mean.
+    """
+
+    schema_version: Literal[1] = 1
+    id: str
+    at: datetime
+    query: str
+    namespace: str
+    route: Literal["exact", "semantic", "student", "teacher", "merged"]
+    reason: str
+    cosine: float | None
+    mean_logprob: float | None
+    roles: tuple[str, ...]
+    model: str | None
+    entry_id: str | None
+    cost_usd: Usd
+    baseline_usd: Usd
+    latency_s: float

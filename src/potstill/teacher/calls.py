@@ -1,0 +1,85 @@
+"""What is asked of the teacher and what comes back, apart from any wire."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from potstill.config import TeacherConfig
+from potstill.records import Message, Record, Usage, Usd, content_id
+
+
+class TeacherRequest(Record):
+    """One piece of paid work: the model, the whole canonical generateContent body, and the sample number.
+
+    `role` is a label for reports and takes no part in the identity; the role's system prompt does, in `body`.
+    """
+
+    model: str
+    body: dict[str, Any]
+    sample: int = 0
+    role: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The name of this work in the ledger; equal requests are paid once."""
+        return content_id({"model": self.model, "body": self.body, "sample": self.sample})
+
+
+class Answer(Record):
+    """One answer of the teacher, parsed from the raw reply in the ledger.
+
+    `reused`: it was paid for earlier; `cost_usd` is what it cost then, of which this call paid nothing.
+    """
+
+    key: str
+    text: str
+    finish_reason: str
+    model: str
+    usage: Usage
+    cost_usd: Usd
+    price_id: str
+    latency_s: float
+    reused: bool
+
+
+class Asks(Protocol):
+    """Something that answers requests: the paid teacher, or a scripted one."""
+
+    async def ask(self, request: TeacherRequest) -> Answer:
+        """Answer one request.
+
+        Raises TeacherError when this request failed for good; BudgetError, QuotaError or KeyRefusedError when no
+        further request can succeed.
+        """
+
+
+def build_request(
+    teacher: TeacherConfig,
+    messages: Sequence[Message],
+    *,
+    temperature: float,
+    max_output_tokens: int,
+    sample: int = 0,
+    role: str | None = None,
+    schema: dict[str, Any] | None = None,
+) -> TeacherRequest:
+    """Make the generateContent body for a chat; `schema` asks for JSON of that JSON Schema.
+
+    `maxOutputTokens` and the thinking budget are always sent, because the worst case has no bound without them.
+    """
+    system = [message.content for message in messages if message.role == "system"]
+    turns = [message for message in messages if message.role != "system"]
+    generation: dict[str, Any] = {"temperature": temperature, "maxOutputTokens": max_output_tokens}
+    if teacher.thinking_budget is not None:
+        generation["thinkingConfig"] = {"thinkingBudget": teacher.thinking_budget}
+    if schema is not None:
+        generation |= {"responseMimeType": "application/json", "responseJsonSchema": schema}
+    wire_role = {"user": "user", "assistant": "model"}
+    body: dict[str, Any] = {
+        "contents": [{"role": wire_role[turn.role], "parts": [{"text": turn.content}]} for turn in turns],
+        "generationConfig": generation,
+    }
+    if system:
+        body["systemInstruction"] = {"parts": [{"text": "\n\n".join(system)}]}
+    return TeacherRequest(model=teacher.model, body=body, sample=sample, role=role)

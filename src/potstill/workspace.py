@@ -1,0 +1,187 @@
+"""The only place that knows a file's name: in a workspace, and among the files that potstill ships."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from potstill.errors import InputError, MachineError, UsageError
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+"""What a student, role or adapter may be called, so that a name is never a path."""
+
+
+def checked_name(name: str, what: str) -> str:
+    """Return `name` if it is safe as a file name; raises UsageError otherwise."""
+    if not re.fullmatch(NAME_PATTERN, name):
+        message = f"{name!r} is no valid {what} name"
+        raise UsageError(message, hint="use letters, digits, '.', '_' and '-', at most 64 of them")
+    return name
+
+
+@dataclass(frozen=True)
+class StudentFiles:
+    """The files of one student, `students/<name>/`."""
+
+    root: Path
+
+    @property
+    def adapter(self) -> Path:
+        """The one adapter for all roles (PEFT format)."""
+        return self.root / "adapter"
+
+    def role_adapter(self, role: str) -> Path:
+        """The adapter of one role, where each role has its own."""
+        return self.root / "adapters" / checked_name(role, "role")
+
+    @property
+    def checkpoints(self) -> Path:
+        """Trainer checkpoints, kept until the run is finished."""
+        return self.root / "checkpoints"
+
+    @property
+    def verdict(self) -> Path:
+        """`verdict.json`: how the student compares with the teacher."""
+        return self.root / "verdict.json"
+
+    @property
+    def report(self) -> Path:
+        """`report.html`: the verdict for a reader."""
+        return self.root / "report.html"
+
+    @property
+    def loss_plot(self) -> Path:
+        """`loss.png`: training and validation loss."""
+        return self.root / "loss.png"
+
+    @property
+    def card(self) -> Path:
+        """`README.md`: the model card."""
+        return self.root / "README.md"
+
+    @property
+    def manifest(self) -> Path:
+        """`manifest.json`: what the student was made from."""
+        return self.root / "manifest.json"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder with everything that potstill made; see the design's workspace layout."""
+
+    root: Path
+
+    @property
+    def ledger(self) -> Path:
+        """`ledger.sqlite3`: every attempt at a paid call."""
+        return self.root / "ledger.sqlite3"
+
+    @property
+    def dataset(self) -> Path:
+        """`dataset/`."""
+        return self.root / "dataset"
+
+    def split(self, name: str) -> Path:
+        """`dataset/<train|validation|test>.jsonl`."""
+        return self.dataset / f"{name}.jsonl"
+
+    @property
+    def rejected(self) -> Path:
+        """`dataset/rejected.jsonl`: what was sifted out, each with its reason."""
+        return self.dataset / "rejected.jsonl"
+
+    @property
+    def dataset_card(self) -> Path:
+        """`dataset/README.md`."""
+        return self.dataset / "README.md"
+
+    @property
+    def dataset_manifest(self) -> Path:
+        """`dataset/manifest.json`: hashes, config, counts, cost."""
+        return self.dataset / "manifest.json"
+
+    def student(self, name: str) -> StudentFiles:
+        """The files of the student called `name`; raises UsageError for a name that could be a path."""
+        return StudentFiles(self.root / "students" / checked_name(name, "student"))
+
+    @property
+    def cache(self) -> Path:
+        """`cache/`: answers served before, and their vectors."""
+        return self.root / "cache"
+
+    @property
+    def cache_entries(self) -> Path:
+        """`cache/entries.sqlite3`: the cached answers and the exact layer."""
+        return self.cache / "entries.sqlite3"
+
+    @property
+    def cache_index(self) -> Path:
+        """`cache/qdrant/`: Qdrant's local storage."""
+        return self.cache / "qdrant"
+
+    @property
+    def calibration(self) -> Path:
+        """`cache/calibration.json`."""
+        return self.cache / "calibration.json"
+
+    @property
+    def traces(self) -> Path:
+        """`traces/`: one line a query, one file a day (`YYYY-MM-DD.jsonl`)."""
+        return self.root / "traces"
+
+    @property
+    def request_log(self) -> Path:
+        """`serve.jsonl`: the server's request log."""
+        return self.root / "serve.jsonl"
+
+    def create(self) -> Workspace:
+        """Make the folder; raises MachineError where it cannot be made."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            message = f"cannot create the workspace {self.root}: {error.strerror}"
+            raise MachineError(message, hint="choose another folder with -w/--workspace") from error
+        return self
+
+
+def write_atomic(path: Path, data: str | bytes) -> None:
+    """Write a whole file or nothing: a temporary file beside it, flushed to disk, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = data.encode("utf-8") if isinstance(data, str) else data
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_text(path: Path, what: str) -> str:
+    """Read a UTF-8 file; raises InputError naming `what` and the path."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        message = f"{what} not found: {path}"
+        raise InputError(message) from error
+    except UnicodeDecodeError as error:
+        message = f"{path}: not UTF-8 (byte {error.start})"
+        raise InputError(message, hint="save the file as UTF-8") from error
+    except OSError as error:
+        message = f"cannot read {what} {path}: {error.strerror}"
+        raise InputError(message) from error
+
+
+def shipped(kind: str) -> Path:
+    """The folder of shipped files of one kind: `prompts` or `configs`.
+
+    An installed wheel carries them inside the package; a source checkout at its top.
+    """
+    packaged = Path(__file__).parent / "shipped" / kind
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / kind
