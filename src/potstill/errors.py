@@ -93,7 +93,7 @@ class TeacherError(PotstillError):
 
 
 class MachineError(PotstillError):
-    """This machine lacks what the command needs."""
+    """The machine lacks what the command needs."""
 
     exit_code = 7
 

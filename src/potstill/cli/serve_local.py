@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
-from potstill.cli.session import ConfigKey, Session, with_session
+from potstill.cli.session import Session, with_session
 
 
-@with_session
-def serve_local(
-    session: Session,
-    model: Annotated[str | None, typer.Option(help="Teacher model."), ConfigKey("teacher.model")] = None,
-) -> None:
+@with_session(model="teacher.model")
+def serve_local(session: Session) -> None:
     """Placeholder."""
     session.show_plan({}, "plan")

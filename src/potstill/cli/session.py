@@ -9,22 +9,18 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from potstill.config import Config, Resolved, Secrets, flatten, resolve
 from potstill.errors import UsageError
 from potstill.workspace import Workspace
 
 SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True)
-class ConfigKey:
-    """Marks an option as the shorthand of one config key."""
-
-    key: str
 
 
 @dataclass(frozen=True)
@@ -82,9 +78,7 @@ COMMON: dict[str, Any] = {
         Path | None, typer.Option("--config", "-c", help="Config file; else potstill.yaml in this folder.")
     ],
     "settings": Annotated[list[str] | None, typer.Option("--set", help="Override: section.key=value. Repeatable.")],
-    "workspace": Annotated[
-        str | None, typer.Option("--workspace", "-w", help="Folder for everything made."), ConfigKey("workspace")
-    ],
+    "workspace": Annotated[str | None, typer.Option("--workspace", "-w", help="Folder for everything made.")],
     "as_json": Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")],
     "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")],
     "verbose": Annotated[bool, typer.Option("--verbose", "-v", help="More on standard error.")],
@@ -92,66 +86,85 @@ COMMON: dict[str, Any] = {
 }
 
 
-def with_session(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the common options. Its first parameter is the Session.
+Command = Callable[..., None]
 
-    An option annotated with `ConfigKey` goes into the config and is not passed on, unless the function asks for it by
-    a parameter of that name without the mark.
+
+def with_session(**shorthands: str) -> Callable[[Command], Command]:
+    """Give a command the common options, and flags that are shorthands of config keys.
+
+    `@with_session(max_cost="budget.max_usd")` adds `--max-cost`, which sets `budget.max_usd`; its help is the field's
+    own description. A key that holds a list takes the flag several times, or commas. The command's first parameter is
+    the Session; its other parameters are ordinary Typer options.
     """
-    hints = get_type_hints(command, include_extras=True)
-    parameters = list(inspect.signature(command).parameters.values())[1:]
-    keyed = {p.name: _config_key(hints[p.name]) for p in parameters if _config_key(hints[p.name])}
-    keyed["workspace"] = "workspace"
 
-    @functools.wraps(command)
-    def run(**given: Any) -> None:
-        flags = {
-            key: (_flag_name(name), _plain_list(given[name]))
-            for name, key in keyed.items()
-            if key and given[name] is not None
-        }
-        session = Session(
-            command=command.__name__.replace("_", "-"),
-            resolved=resolve(given["config_file"], given["settings"] or (), flags),
-            as_json=given["as_json"],
-            quiet=given["quiet"],
-            verbose=given["verbose"],
-            dry_run=given["dry_run"],
-        )
-        if session.quiet and session.verbose:
-            message = "--quiet and --verbose contradict each other"
-            raise UsageError(message)
-        own = {p.name: given[p.name] for p in parameters}
-        command(session, **own)
+    def decorate(command: Command) -> Command:
+        hints = get_type_hints(command, include_extras=True)
+        own = [
+            parameter.replace(annotation=hints[parameter.name], kind=parameter.KEYWORD_ONLY)
+            for parameter in list(inspect.signature(command).parameters.values())[1:]
+        ]
+        keys = {**shorthands, "workspace": "workspace"}
+        flags = [_parameter(name, _flag_hint(key)) for name, key in shorthands.items()]
+        common = [_parameter(name, hint) for name, hint in COMMON.items()]
 
-    own_parameters = [p.replace(annotation=hints[p.name], kind=p.KEYWORD_ONLY) for p in parameters]
-    common = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=_default(hint), annotation=hint)
-        for name, hint in COMMON.items()
-    ]
-    run.__signature__ = inspect.Signature([*own_parameters, *common])  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in [*own_parameters, *common]}
-    return run
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            session = _session(command.__name__.replace("_", "-"), given, keys)
+            command(session, **{parameter.name: given[parameter.name] for parameter in own})
+
+        run.__signature__ = inspect.Signature([*own, *flags, *common])  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *flags, *common]}
+        return run
+
+    return decorate
 
 
-def _config_key(hint: Any) -> str | None:
-    if get_origin(hint) is not Annotated:
-        return None
-    return next((mark.key for mark in get_args(hint)[1:] if isinstance(mark, ConfigKey)), None)
+def _session(command: str, given: Mapping[str, Any], keys: Mapping[str, str]) -> Session:
+    if given["quiet"] and given["verbose"]:
+        message = "--quiet and --verbose contradict each other"
+        raise UsageError(message)
+    flags = {
+        key: ("--" + name.replace("_", "-"), _plain_value(key, given[name]))
+        for name, key in keys.items()
+        if given[name] is not None and given[name] is not False
+    }
+    return Session(
+        command=command,
+        resolved=resolve(given["config_file"], given["settings"] or (), flags),
+        as_json=given["as_json"],
+        quiet=given["quiet"],
+        verbose=given["verbose"],
+        dry_run=given["dry_run"],
+    )
 
 
-def _default(hint: Any) -> Any:
-    return False if get_args(hint)[0] is bool else None
+def _parameter(name: str, hint: Any) -> inspect.Parameter:
+    default = False if get_args(hint)[0] is bool else None
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
 
 
-def _flag_name(name: str) -> str:
-    return "--" + name.replace("_", "-")
+def _flag_hint(key: str) -> Any:
+    field = _field(key)
+    option = typer.Option(help=f"{field.description} [{key}]")
+    if field.annotation is bool:
+        return Annotated[bool, option]
+    return Annotated[list[str] | None, option] if isinstance(field.default, tuple) else Annotated[str | None, option]
 
 
-def _plain_list(value: Any) -> Any:
-    """A flag that takes a comma-separated or repeated list gives the config a plain tuple of texts."""
-    if isinstance(value, list | tuple):
-        return tuple(part.strip() for item in value for part in str(item).split(",") if part.strip())
+def _field(key: str) -> FieldInfo:
+    section: type[BaseModel] = Config
+    *names, last = key.split(".")
+    for name in names:
+        section = type(section.model_fields[name].default)
+    return section.model_fields[last]
+
+
+def _plain_value(key: str, value: Any) -> Any:
+    """What a flag gives the config: a list's parts, a number or null as YAML reads it, any other text as it is."""
+    if isinstance(value, list):
+        return tuple(part.strip() for item in value for part in item.split(",") if part.strip())
+    if isinstance(value, str) and _field(key).annotation is not str:
+        return yaml.safe_load(value)
     return value
 
 
