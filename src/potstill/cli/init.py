@@ -1,11 +1,130 @@
-"""`potstill init`."""
+"""`potstill init`: a new project folder, never over existing files."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
 from potstill.cli.session import Session, with_session
+from potstill.config import Config, flatten, json_schema
+from potstill.errors import MachineError, UsageError
+from potstill.workspace import shipped, write_atomic
+
+SCHEMA_NAME = "potstill.schema.json"
+PROMPTS_NAME = "prompts/questions.txt"
+
+CI_JOB = """\
+# Estimate on every pull request, fail when it is too dear; generate on demand, within the budget.
+name: potstill
+on:
+  pull_request:
+  workflow_dispatch:
+jobs:
+  estimate:
+    runs-on: ubuntu-latest
+    steps:
+      - uses: actions/checkout@v4
+      - uses: actions/setup-python@v5
+        with: {python-version: "3.12"}
+      - run: pip install potstill
+      - run: potstill cost estimate --limit 5 --markdown >> "$GITHUB_STEP_SUMMARY"
+  generate:
+    if: github.event_name == 'workflow_dispatch'
+    runs-on: ubuntu-latest
+    env:
+      GEMINI_API_KEY: ${{ secrets.GEMINI_API_KEY }}
+    steps:
+      - uses: actions/checkout@v4
+      - uses: actions/setup-python@v5
+        with: {python-version: "3.12"}
+      - run: pip install potstill
+      - run: potstill generate --max-cost 5
+      - uses: actions/upload-artifact@v4
+        if: always()
+        with: {name: workspace, path: workspace}
+"""
+
+QUESTIONS = """\
+# One question a line. A line that starts with '#' is a comment.
+How much graphics memory does a model of one billion parameters need?
+What does quantisation to four bits change?
+When is a cloud GPU cheaper than one of my own?
+"""
 
 
-@with_session(model="teacher.model")
-def init(session: Session) -> None:
-    """Placeholder."""
-    session.show_plan({}, "plan")
+@with_session()
+def init(
+    session: Session,
+    folder: Annotated[Path, typer.Argument(help="Folder of the new project.")] = Path(),
+) -> None:
+    """Make a project folder: config with every key, roles, prompts, editor schema and a CI job."""
+    files = project_files()
+    taken = [name for name in files if (folder / name).exists()]
+    if taken:
+        message = f"{folder}: already there: {', '.join(taken)}"
+        raise UsageError(message, hint="choose another folder; init never writes over a file")
+    if session.dry_run:
+        session.show_plan({"files": list(files)}, "would write: " + ", ".join(files))
+        return
+    try:
+        for name, content in files.items():
+            write_atomic(folder / name, content)
+    except OSError as error:
+        message = f"cannot write in {folder}: {error.strerror}"
+        raise MachineError(message) from error
+    steps = "next: write your questions, then `potstill cost estimate`, then `potstill generate`"
+    session.show(
+        {"folder": str(folder), "files": list(files)}, "\n".join([*(f"wrote {folder / f}" for f in files), steps])
+    )
+
+
+def project_files() -> dict[str, str]:
+    """The files of a new project: relative name -> content."""
+    roles = {
+        f"roles/{path.name}": path.read_text("utf-8") for path in sorted((shipped("prompts") / "roles").glob("*.yaml"))
+    }
+    return {
+        "potstill.yaml": config_file(tuple(roles)[:1]),
+        SCHEMA_NAME: json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
+        PROMPTS_NAME: QUESTIONS,
+        **roles,
+        ".github/workflows/potstill.yml": CI_JOB,
+        ".gitignore": "workspace/\n.env\n",
+    }
+
+
+def config_file(roles: tuple[str, ...]) -> str:
+    """Every key of the config with its default and its description, as YAML that loads unchanged."""
+    lines = [f"# yaml-language-server: $schema={SCHEMA_NAME}", "# Secrets never stand here: set GEMINI_API_KEY.", ""]
+    own = {"generate.prompts": [PROMPTS_NAME], "generate.roles": list(roles)}
+    values = flatten(Config())
+    written: set[str] = set()
+    for key, default in values.items():
+        *sections, name = key.split(".")
+        for depth in range(len(sections)):
+            path = ".".join(sections[: depth + 1])
+            if path not in written:
+                written.add(path)
+                lines.append(f"{'  ' * depth}{sections[depth]}:")
+        value = own.get(key, list(default) if isinstance(default, tuple) else default)
+        indent = "  " * len(sections)
+        lines += [f"{indent}# {_description(key)}", f"{indent}{name}: {_scalar(value)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _description(key: str) -> str:
+    section = Config
+    *names, last = key.split(".")
+    for name in names:
+        section = type(section.model_fields[name].default)
+    return section.model_fields[last].description or ""
+
+
+def _scalar(value: object) -> str:
+    return (
+        yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000).removesuffix("...\n").strip()
+    )
