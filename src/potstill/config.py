@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from potstill.errors import ConfigError
 from potstill.workspace import NAME_PATTERN, read_text
@@ -305,6 +306,15 @@ def flatten(section: BaseModel, prefix: str = "") -> dict[str, Any]:
         else:
             leaves[f"{prefix}{name}"] = value
     return leaves
+
+
+def field_of(key: str) -> FieldInfo:
+    """The declaration of a dotted key: its description, type and default."""
+    section: type[BaseModel] = Config
+    *names, last = key.split(".")
+    for name in names:
+        section = type(section.model_fields[name].default)
+    return section.model_fields[last]
 
 
 def json_schema() -> dict[str, Any]:

@@ -10,7 +10,7 @@ import typer
 import yaml
 
 from potstill.cli.session import Session, with_session
-from potstill.config import Config, flatten, json_schema
+from potstill.config import Config, field_of, flatten, json_schema
 from potstill.errors import MachineError, UsageError
 from potstill.workspace import shipped, write_atomic
 
@@ -112,16 +112,8 @@ def config_file(roles: tuple[str, ...]) -> str:
                 lines.append(f"{'  ' * depth}{sections[depth]}:")
         value = own.get(key, list(default) if isinstance(default, tuple) else default)
         indent = "  " * len(sections)
-        lines += [f"{indent}# {_description(key)}", f"{indent}{name}: {_scalar(value)}"]
+        lines += [f"{indent}# {field_of(key).description}", f"{indent}{name}: {_scalar(value)}"]
     return "\n".join(lines) + "\n"
-
-
-def _description(key: str) -> str:
-    section = Config
-    *names, last = key.split(".")
-    for name in names:
-        section = type(section.model_fields[name].default)
-    return section.model_fields[last].description or ""
 
 
 def _scalar(value: object) -> str:

@@ -13,10 +13,8 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 import yaml
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
-from potstill.config import Config, Resolved, Secrets, flatten, resolve
+from potstill.config import Config, Resolved, Secrets, field_of, flatten, resolve
 from potstill.errors import UsageError
 from potstill.workspace import Workspace
 
@@ -144,26 +142,18 @@ def _parameter(name: str, hint: Any) -> inspect.Parameter:
 
 
 def _flag_hint(key: str) -> Any:
-    field = _field(key)
+    field = field_of(key)
     option = typer.Option(help=f"{field.description} [{key}]")
     if field.annotation is bool:
         return Annotated[bool, option]
     return Annotated[list[str] | None, option] if isinstance(field.default, tuple) else Annotated[str | None, option]
 
 
-def _field(key: str) -> FieldInfo:
-    section: type[BaseModel] = Config
-    *names, last = key.split(".")
-    for name in names:
-        section = type(section.model_fields[name].default)
-    return section.model_fields[last]
-
-
 def _plain_value(key: str, value: Any) -> Any:
     """What a flag gives the config: a list's parts, a number or null as YAML reads it, any other text as it is."""
     if isinstance(value, list):
         return tuple(part.strip() for item in value for part in item.split(",") if part.strip())
-    if isinstance(value, str) and _field(key).annotation is not str:
+    if isinstance(value, str) and field_of(key).annotation is not str:
         return yaml.safe_load(value)
     return value
 
