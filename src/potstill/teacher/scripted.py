@@ -1,0 +1,62 @@
+"""Shipped fakes: a teacher and a transport that follow a script, for tests and for trying out the stages."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Callable
+
+from potstill.teacher.calls import Answer, TeacherRequest
+from potstill.teacher.paid import free_answer
+from potstill.teacher.transport import Received
+
+Script = Callable[[TeacherRequest], str]
+
+
+class ScriptedTeacher:
+    """Answers by a function of the request, for nothing. An exception that the script raises is passed on.
+
+    `asked` counts requests by key.
+    """
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+        self.asked: Counter[str] = Counter()
+
+    async def ask(self, request: TeacherRequest) -> Answer:
+        """Answer one request by the script."""
+        self.asked[request.key] += 1
+        return free_answer(request, self._script(request))
+
+
+class ScriptedTransport:
+    """Gives the replies of a list, one a send, the last one for ever after.
+
+    `sent` holds the requests in order; `delay_s` is how long each send takes.
+    """
+
+    def __init__(self, replies: list[Received], *, delay_s: float = 0.0) -> None:
+        self._replies = replies
+        self._delay_s = delay_s
+        self.sent: list[TeacherRequest] = []
+
+    async def send(self, request: TeacherRequest) -> Received:
+        """Give the next reply of the script."""
+        self.sent.append(request)
+        await asyncio.sleep(self._delay_s)
+        return self._replies[min(len(self.sent), len(self._replies)) - 1]
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def reply_200(text: str, *, finish_reason: str = "STOP", input_tokens: int = 10, output_tokens: int = 20) -> Received:
+    """A generateContent reply as the wire has it."""
+    candidate = {"content": {"role": "model", "parts": [{"text": text}]}, "finishReason": finish_reason, "index": 0}
+    usage = {
+        "promptTokenCount": input_tokens,
+        "candidatesTokenCount": output_tokens,
+        "totalTokenCount": input_tokens + output_tokens,
+    }
+    return Received(200, json.dumps({"candidates": [candidate], "usageMetadata": usage, "responseId": "scripted"}))
