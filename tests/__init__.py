@@ -1,0 +1,1 @@
+"""Tests: unit, contract, end to end, and of the repository itself."""

@@ -13,6 +13,7 @@ import json
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing
@@ -29,6 +30,7 @@ from potstill.records import Attempt, Usage
 APPLICATION_ID = 0x506F7473  # "Pots"
 SCHEMA_VERSION = 1
 PICO = Decimal(10) ** 12
+BUSY_S = 30.0
 GROUP = 256
 """Operations committed together at most."""
 
@@ -256,7 +258,7 @@ def read_attempts(path: Path) -> list[Attempt]:
     if not path.is_file():
         return []
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S)) as connection:
             return list(_attempts(connection))
     except sqlite3.DatabaseError as error:
         raise _unreadable(path, error) from error
@@ -348,13 +350,13 @@ def _attempts(connection: sqlite3.Connection) -> Iterator[Attempt]:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA synchronous = FULL")
     return connection
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    connection.execute("PRAGMA journal_mode = WAL")
+    _use_wal(connection)
     connection.execute("BEGIN IMMEDIATE")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
@@ -368,6 +370,19 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     if owner != APPLICATION_ID or version not in (0, SCHEMA_VERSION):
         message = f"{path} is not a ledger of this version of potstill"
         raise InputError(message, hint="choose another workspace with -w/--workspace")
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch to WAL. The switch ignores the busy timeout, so that two first openers at once have to take turns here."""
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _unreadable(path: Path, error: sqlite3.Error) -> InputError:

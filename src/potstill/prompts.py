@@ -89,17 +89,22 @@ def load_prompts(files: Sequence[str]) -> tuple[Prompt, ...]:
     """All prompts of all files, each once, in order; raises InputError for a bad line or where there is none."""
     found: dict[str, Prompt] = {}
     for name in files:
-        path = _find(name, "tasks", "prompt file")
-        prompts = tuple(_read_prompts(path))
-        if not prompts:
-            message = f"{path}: no prompts in it"
-            raise InputError(message)
-        for prompt in prompts:
+        for prompt in read_prompt_file(name):
             found.setdefault(prompt.id, prompt)
     if not found:
         message = "no prompts"
         raise InputError(message, hint="name a prompt file: generate.prompts, or --prompts FILE")
     return tuple(found.values())
+
+
+def read_prompt_file(name: str) -> tuple[Prompt, ...]:
+    """All prompts of one file in order, repeated ones too; raises InputError for a bad line or where there is none."""
+    path = _find(name, "tasks", "prompt file")
+    prompts = tuple(_read_prompts(path))
+    if not prompts:
+        message = f"{path}: no prompts in it"
+        raise InputError(message)
+    return prompts
 
 
 def load_template(name: str, language: str) -> str:

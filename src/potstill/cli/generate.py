@@ -7,8 +7,10 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from potstill.cli.session import Session, with_session
-from potstill.errors import BudgetError, PartialError
+from potstill.errors import BudgetError, PartialError, PotstillError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,12 +39,20 @@ def generate(session: Session) -> None:
         return
     with _progress(session) as report:
         outcome = asyncio.run(run_generate(session.config, session.secrets, session.workspace, report))
-    session.show(_document(outcome), _text(session, outcome))
-    if outcome.stopped is not None:
-        raise outcome.stopped
-    if outcome.failed:
-        message = f"{len(outcome.failed)} of the answers could not be had"
-        raise PartialError(message, hint="run the same command again: it asks for just these")
+    error = _error(outcome)
+    document = {**_document(outcome), "exit_code": error.exit_code if error else 0}
+    session.show(document, _text(session, outcome))
+    if error is not None:
+        session.complain(error)
+        raise typer.Exit(error.exit_code)
+
+
+def _error(outcome: Outcome) -> PotstillError | None:
+    """What ended the run early, or that some answers could not be had."""
+    if outcome.stopped is not None or not outcome.failed:
+        return outcome.stopped
+    message = f"{len(outcome.failed)} of the answers could not be had"
+    return PartialError(message, hint="run the same command again: it asks for just these")
 
 
 def _plan(session: Session) -> None:
@@ -91,8 +101,10 @@ def _text(session: Session, outcome: Outcome) -> str:
     if outcome.possibly_paid:
         held = sum(attempt.reserved_usd for attempt in outcome.possibly_paid)
         lines.append(f"possibly paid without an answer: {len(outcome.possibly_paid)} attempts, at most ${held:f}")
-    for item in outcome.failed[:10]:
-        lines.append(f"failed: {item.role}, {item.prompt}, sample {item.sample}: {item.reason}: {item.detail}")
+    lines += [
+        f"failed: {item.role}, {item.prompt}, sample {item.sample}: {item.reason}: {item.detail}"
+        for item in outcome.failed[:10]
+    ]
     if len(outcome.failed) > 10:  # noqa: PLR2004  (a screenful)
         lines.append(f"... and {len(outcome.failed) - 10} more (all of them with --json)")
     return "\n".join(lines)
@@ -115,7 +127,8 @@ def _progress(session: Session) -> Iterator[Report]:
 @contextmanager
 def _bar() -> Iterator[Report]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
 
     columns = (
         TextColumn("generate"),
@@ -123,7 +136,7 @@ def _bar() -> Iterator[Report]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+    with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task("generate", total=None, note="")
 
         def report(progress: Progress) -> None:

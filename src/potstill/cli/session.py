@@ -15,7 +15,7 @@ import typer
 import yaml
 
 from potstill.config import Config, Resolved, Secrets, field_of, flatten, resolve
-from potstill.errors import UsageError
+from potstill.errors import PotstillError, UsageError
 from potstill.workspace import Workspace
 
 SCHEMA_VERSION = 1
@@ -61,6 +61,11 @@ class Session:
         if not self.quiet:
             sys.stderr.write(self.secrets.redact(text) + "\n")
             sys.stderr.flush()
+
+    def complain(self, error: PotstillError) -> None:
+        """Say on standard error what went wrong and what to do, after the result was shown."""
+        lines = [f"potstill: {error.message}", *([f"  hint: {error.hint}"] if error.hint else [])]
+        sys.stderr.write(self.secrets.redact("\n".join(lines)) + "\n")
 
     def show_plan(self, document: Mapping[str, Any], text: str) -> None:
         """Answer `--dry-run`: what would happen, then every config value with its origin."""

@@ -131,8 +131,7 @@ def card(manifest: DatasetManifest) -> str:
     body = [
         "# Dataset made by potstill",
         "",
-        f"{sum(manifest.samples.values())} answers of `{'`, `'.join(manifest.models_answered) or manifest.teacher_model}`"
-        f" to {manifest.prompts} prompts in {len(manifest.roles)} roles. It cost ${Decimal(manifest.cost_usd):f}.",
+        _summary(manifest),
         "",
         "| split | samples |",
         "|---|---|",
@@ -152,6 +151,15 @@ def card(manifest: DatasetManifest) -> str:
         "",
     ]
     return "\n".join([*header, *body])
+
+
+def _summary(manifest: DatasetManifest) -> str:
+    models = "`, `".join(manifest.models_answered) or manifest.teacher_model
+    count = sum(manifest.samples.values())
+    return (
+        f"{count} answers of `{models}` to {manifest.prompts} prompts in {len(manifest.roles)} roles."
+        f" It cost ${Decimal(manifest.cost_usd):f}."
+    )
 
 
 def _manifest(plan: Plan, collected: Collected, hashes: Mapping[str, str]) -> DatasetManifest:

@@ -1,0 +1,123 @@
+"""All roles of the student in one batch, and questions that arrive meanwhile in the next one."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from potstill.errors import InputError, MachineError
+from potstill.records import Message, Verdict
+from potstill.student.answers import Piece, Student, StudentAnswer, StudentQuery
+from potstill.workspace import StudentFiles, read_text
+
+MAX_BATCH = 32
+"""Queries of one batch."""
+
+
+class Panel:
+    """Asks several roles of a student at once; one batch runs at a time, in a thread."""
+
+    def __init__(self, student: Student, roles: Sequence[str], max_new_tokens: int) -> None:
+        self.student = student
+        self.roles = tuple(roles)
+        self._max_new_tokens = max_new_tokens
+        self._waiting: list[tuple[list[StudentQuery], asyncio.Future[list[StudentAnswer]]]] = []
+        self._runner: asyncio.Task[None] | None = None
+
+    async def ask(self, messages: Sequence[Message]) -> list[StudentAnswer]:
+        """One answer of each role to one chat. Raises what the student raises."""
+        queries = [
+            StudentQuery(role=role, messages=tuple(messages), max_new_tokens=self._max_new_tokens)
+            for role in self.roles
+        ]
+        future: asyncio.Future[list[StudentAnswer]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((queries, future))
+        if self._runner is None or self._runner.done():
+            self._runner = asyncio.create_task(self._run())
+        return await future
+
+    async def _run(self) -> None:
+        """Answer what waits, batch by batch. A batch that fails fails every question in it, and no other."""
+        while self._waiting:
+            taken = [self._waiting.pop(0)]
+            while self._waiting and sum(len(queries) for queries, _ in taken) + len(self.roles) <= MAX_BATCH:
+                taken.append(self._waiting.pop(0))
+            flat = [query for queries, _ in taken for query in queries]
+            work = asyncio.ensure_future(asyncio.to_thread(self._answers, flat))
+            await asyncio.wait([work])
+            error = work.exception()
+            answers = iter([] if error else work.result())
+            for queries, future in taken:
+                mine = [] if error else [next(answers) for _ in queries]
+                if future.done():  # its caller was cancelled
+                    continue
+                if error:
+                    future.set_exception(error)
+                else:
+                    future.set_result(mine)
+
+    def _answers(self, queries: Sequence[StudentQuery]) -> list[StudentAnswer]:
+        answers = self.student.answer(queries)
+        if len(answers) != len(queries):
+            message = f"student {self.student.name!r} gave {len(answers)} answers to {len(queries)} queries"
+            raise MachineError(message)
+        return answers
+
+
+class LazyStudent:
+    """A student that is loaded when it is first asked: a cache hit needs its fingerprint, not its weights."""
+
+    def __init__(self, name: str, roles: tuple[str, ...], fingerprint: str, load: Callable[[], Student]) -> None:
+        self.name = name
+        self.roles = roles
+        self.fingerprint = fingerprint
+        self._load = load
+        self._student: Student | None = None
+
+    def answer(self, queries: Sequence[StudentQuery]) -> list[StudentAnswer]:
+        """Answer all queries in one batch."""
+        return self._loaded().answer(queries)
+
+    def stream(self, queries: Sequence[StudentQuery]) -> Iterator[Piece]:
+        """Answer piece by piece."""
+        return self._loaded().stream(queries)
+
+    def _loaded(self) -> Student:
+        if self._student is None:
+            student = self._load()
+            if missing := set(self.roles) - set(student.roles):
+                message = f"student {self.name!r} was not trained on {', '.join(sorted(missing))}"
+                raise MachineError(message, hint="distill it anew, or set infer.roles")
+            self._student = student
+        return self._student
+
+
+def read_verdict(files: StudentFiles) -> Verdict | None:
+    """A student's verdict; None where it has none."""
+    if not files.verdict.is_file():
+        return None
+    try:
+        return Verdict.model_validate_json(read_text(files.verdict, "verdict"))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        message = f"{files.verdict}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise InputError(message, hint="run `potstill distill` again") from error
+
+
+def files_fingerprint(files: StudentFiles, base: str) -> str:
+    """SHA-256 over what a student is made of on disk: the base's name, its adapters, its manifest."""
+    digest = hashlib.sha256(base.encode())
+    for path in _made_of(files):
+        digest.update(str(path.relative_to(files.root)).encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _made_of(files: StudentFiles) -> list[Path]:
+    folders = (files.adapter, files.root / "adapters")
+    found = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+    return [*found, *([files.manifest] if files.manifest.is_file() else [])]

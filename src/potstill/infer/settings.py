@@ -1,0 +1,85 @@
+"""What stays the same for every question of a router: roles, policy, cache scope, templates, prices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from potstill.config import Config
+from potstill.errors import UsageError
+from potstill.infer.decide import SCHEMAS, Decision, Policy, policy
+from potstill.infer.key import Scope
+from potstill.infer.panel import read_verdict
+from potstill.pricing.book import PriceBook, load_prices
+from potstill.prompts import Role, load_roles, load_template
+from potstill.records import text_sha
+from potstill.student.answers import Student
+from potstill.workspace import Workspace
+
+TEMPERATURE = 0.0
+"""Gemini's temperature here: a cached answer stands for many askers, so it is the likeliest, not a drawn one."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A router's constants. The first of `roles` is Gemini's persona when it answers alone."""
+
+    config: Config
+    policy: Policy
+    roles: tuple[Role, ...]
+    scope: Scope
+    templates: dict[Decision, str]
+    book: PriceBook
+
+    @property
+    def role(self) -> Role:
+        """Gemini's persona when it answers alone."""
+        return self.roles[0]
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The student's roles that answer."""
+        return tuple(role.name for role in self.roles)
+
+
+def make_settings(config: Config, workspace: Workspace, student: Student | None) -> Settings:
+    """Resolve a config; raises UsageError, InputError or UnknownModelError where roles, student or prices are wrong."""
+    roles = _roles(config, student)
+    verdict = read_verdict(workspace.student(config.distill.name)) if student is not None else None
+    decided = policy(config.infer.decide, verdict.router.threshold if verdict else None)
+    templates = {name: load_template(name, config.language) for name in SCHEMAS}
+    book = load_prices(config.prices)
+    book.price(config.teacher.model, config.teacher.service, datetime.now(UTC).date())
+    scope = Scope(
+        namespace=config.cache.namespace,
+        language=config.language,
+        roles=tuple((role.name, role.sha) for role in roles),
+        student=student.fingerprint if student else None,
+        student_max_new_tokens=config.infer.max_new_tokens,
+        student_threshold=decided.threshold,
+        teacher_model=config.teacher.model,
+        teacher_url=config.teacher.base_url,
+        thinking_budget=config.teacher.thinking_budget,
+        temperature=TEMPERATURE,
+        max_output_tokens=config.generate.max_output_tokens,
+        decide=decided.mode,
+        decision=config.infer.decision,
+        templates=text_sha("\0".join(templates.values())),
+    )
+    return Settings(config, decided, roles, scope, templates, book)
+
+
+def _roles(config: Config, student: Student | None) -> tuple[Role, ...]:
+    """The personas behind the answers: `infer.roles`, else the student's, else the first one of `generate.roles`.
+
+    A name means the role of that name in `generate.roles` before a shipped one.
+    """
+    known = {role.name: role for role in load_roles(config.generate.roles, config.language)}
+    if student is None and not config.infer.roles:
+        return tuple(known.values())[:1]
+    names = config.infer.roles or (student.roles if student else ())
+    roles = tuple(known.get(name) or load_roles([name], config.language)[0] for name in names)
+    if student is not None and (missing := [role.name for role in roles if role.name not in student.roles]):
+        message = f"infer.roles: student {student.name!r} was not trained on {', '.join(missing)}"
+        raise UsageError(message, hint=f"it knows {', '.join(student.roles)}")
+    return roles

@@ -1,0 +1,54 @@
+"""One question on its way through the router, and what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Literal
+
+from potstill.infer.cache import Neighbourhood
+from potstill.infer.store import Entry
+from potstill.records import Message, Record, Trace
+
+Route = Literal["exact", "semantic", "student", "teacher", "merged"]
+
+
+class RouterAnswer(Record):
+    """An answer, and the way it took."""
+
+    text: str
+    trace: Trace
+
+
+@dataclass
+class Work:
+    """One question on its way: what is known so far, and why the steps before did not answer."""
+
+    question: str
+    namespace: str
+    history: tuple[Message, ...]
+    began: float
+    at: datetime
+    scope: str
+    key: str
+    cacheable: bool
+    notes: list[str] = field(default_factory=list)
+    read: Neighbourhood = field(default_factory=Neighbourhood)
+    spent: Decimal = Decimal(0)
+    roles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An answer before it is stored. `keep`: it may be served again; `alone_usd`: what Gemini alone cost, if known."""
+
+    text: str
+    route: Route
+    reason: str
+    model: str | None = None
+    cosine: float | None = None
+    mean_logprob: float | None = None
+    entry: Entry | None = None
+    keep: bool = False
+    alone_usd: Decimal | None = None
