@@ -26,6 +26,9 @@ DEFAULT_FILE = Path("potstill.yaml")
 KEY_VARIABLES = ("GOOGLE_API_KEY", "GEMINI_API_KEY")
 """Where the teacher's key is looked for, in the SDK's own order."""
 
+MIN_SECRET_CHARS = 8
+"""Shorter texts are no keys (the emulator takes any), and blanking them would garble every line."""
+
 SafeName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
@@ -261,7 +264,7 @@ class Secrets:
     def redact(self, text: str) -> str:
         """Blank every secret in a text that is about to be shown."""
         for secret in (self.teacher_key, *self.serve_keys):
-            if secret is not None and secret.get_secret_value():
+            if secret is not None and len(secret.get_secret_value()) >= MIN_SECRET_CHARS:
                 text = text.replace(secret.get_secret_value(), "[redacted]")
         return text
 

@@ -1,0 +1,92 @@
+"""Which known question is nearest, and what this persona answers to it. Pure but for reading the file."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from math import log
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from potstill.errors import InputError
+from potstill.workspace import read_text, shipped
+
+FLOOR = 0.25
+"""Cosine below which a question is taken to be about something else."""
+
+
+class Item(BaseModel):
+    """One topic: ways to ask for it, and the answer of each persona."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    questions: tuple[str, ...]
+    answers: dict[str, str]
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    language: str
+    personas: dict[str, str]
+    items: tuple[Item, ...]
+
+
+class Faq:
+    """Questions as weighted bags of words; the nearest is the one with the largest cosine (TF-IDF)."""
+
+    def __init__(self, items: tuple[Item, ...], personas: dict[str, str]) -> None:
+        self._personas = personas
+        self._rows = [(item, Counter(features(question))) for item in items for question in item.questions]
+        seen = Counter(word for _, bag in self._rows for word in bag)
+        self._weights = {word: log(1 + len(self._rows) / count) for word, count in seen.items()}
+        self._vectors = [(item, self._vector(bag)) for item, bag in self._rows]
+
+    def nearest(self, question: str) -> Item | None:
+        """The topic of the nearest known question; None where nothing is near."""
+        asked = self._vector(Counter(features(question)))
+        scored = [
+            (sum(asked.get(word, 0.0) * weight for word, weight in row.items()), item) for item, row in self._vectors
+        ]
+        score, item = max(scored, key=lambda pair: pair[0], default=(0.0, None))
+        return item if score >= FLOOR else None
+
+    def answer(self, item: Item, system: str) -> str:
+        """The answer of the persona whose phrase stands in the system prompt."""
+        persona = next((name for name, phrase in self._personas.items() if phrase in system), "default")
+        return item.answers.get(persona) or item.answers["default"]
+
+    def _vector(self, bag: Counter[str]) -> dict[str, float]:
+        raw = {word: count * self._weights.get(word, 0.0) for word, count in bag.items()}
+        norm = sum(value * value for value in raw.values()) ** 0.5
+        return {word: value / norm for word, value in raw.items()} if norm else {}
+
+
+def features(text: str) -> list[str]:
+    """Words, their four-letter beginnings (so that inflections meet), and each Chinese character by itself."""
+    words = re.findall(r"[a-z0-9]+", text.lower())
+    return [*words, *(f"{word[:4]}*" for word in words if len(word) > 4), *re.findall(r"[㐀-鿿]", text)]  # noqa: PLR2004
+
+
+def load_faq(name: str) -> Faq:
+    """A FAQ by file or by shipped name; raises InputError naming file and field."""
+    path = Path(name)
+    if not path.is_file():
+        path = shipped("prompts") / "faq" / f"{Path(name).name.removesuffix('.yaml')}.yaml"
+    try:
+        data = _File.model_validate(yaml.safe_load(read_text(path, "FAQ file")))
+    except yaml.YAMLError as error:
+        message = f"{path}: not valid YAML: {error}"
+        raise InputError(message) from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        message = f"{path}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        raise InputError(message) from error
+    missing = [item.id for item in data.items if "default" not in item.answers]
+    if missing:
+        message = f"{path}: items without a default answer: {', '.join(missing)}"
+        raise InputError(message)
+    return Faq(data.items, data.personas)
