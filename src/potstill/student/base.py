@@ -1,0 +1,87 @@
+"""Loading a base model: by hub name or folder, in the type that the card has, never with code from the hub."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from potstill.config import StudentConfig
+from potstill.errors import InputError, MachineError
+
+
+def pick_device(config: StudentConfig) -> str:
+    """`cuda` or `cpu`; raises MachineError where CUDA is asked for and not there."""
+    import torch
+
+    if config.device == "cuda" and not torch.cuda.is_available():
+        message = "student.device is cuda, but torch finds no GPU"
+        raise MachineError(message, hint="use --set student.device=cpu, or install torch for your CUDA version")
+    if config.quantization == "nf4" and (config.device == "cpu" or not torch.cuda.is_available()):
+        message = "student.quantization nf4 needs a CUDA GPU"
+        raise MachineError(message, hint="use --set student.quantization=none")
+    return "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def load_tokenizer(config: StudentConfig) -> Any:
+    """The base's tokenizer, with a pad token that is not its end of text; raises InputError without a chat template."""
+    from transformers import AutoTokenizer
+
+    tokenizer = _from_pretrained(AutoTokenizer, config)
+    if not tokenizer.chat_template:
+        message = f"{config.base} has no chat template"
+        raise InputError(message, hint="choose an instruction-tuned base")
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.bos_token or tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(config: StudentConfig) -> Any:
+    """The base model on its device, frozen."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    device = pick_device(config)
+    dtype = pick_dtype(config, device)
+    more: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "use_safetensors": True}
+    if config.quantization == "nf4":
+        from transformers import BitsAndBytesConfig
+
+        more["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        )
+        more["device_map"] = {"": torch.cuda.current_device()}
+    model = _from_pretrained(AutoModelForCausalLM, config, **more)
+    model.requires_grad_(requires_grad=False)
+    return model if config.quantization == "nf4" else model.to(device)
+
+
+def pick_dtype(config: StudentConfig, device: str) -> Any:
+    """The weights' type: float32 on CPU, bfloat16 where the card really has it, else float16."""
+    import torch
+
+    if config.dtype != "auto":
+        return getattr(torch, config.dtype)
+    if device == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def base_sha(config: StudentConfig) -> str:
+    """A hash of the base: of its weights' bytes for a folder, of name and revision for a hub model."""
+    folder = Path(config.base)
+    digest = hashlib.sha256(f"{config.base}@{config.revision}".encode() if not folder.is_dir() else b"")
+    for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _from_pretrained(kind: Any, config: StudentConfig, **more: Any) -> Any:
+    try:
+        return kind.from_pretrained(config.base, revision=config.revision, trust_remote_code=False, **more)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        message = f"cannot load the base {config.base!r}: {first}"
+        raise MachineError(message, hint="name a local folder, or a hub model that this machine can reach") from error

@@ -1,0 +1,54 @@
+"""`students/<name>/manifest.json`: what a student was made from, and how it must be rendered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from potstill.errors import InputError
+from potstill.records import Record
+from potstill.workspace import StudentFiles, read_text
+
+
+class StudentRole(Record):
+    """A role as the student was trained on it."""
+
+    name: str
+    system: str
+
+
+class StudentManifest(Record):
+    """Everything that changes the student's answers, and where it comes from."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    base: str
+    revision: str | None
+    base_sha: str
+    template_sha: str
+    roles: tuple[StudentRole, ...]
+    adapters: Literal["shared", "per-role"]
+    plan_id: str
+    dataset_sha: Mapping[str, str]
+    config: Mapping[str, Any]
+    versions: Mapping[str, str]
+    samples: int
+    supervised_tokens: int
+    train_seconds: float
+    created_at: datetime
+
+
+def read_manifest(files: StudentFiles) -> StudentManifest:
+    """Read a student's manifest; raises InputError where there is no such student."""
+    if not files.manifest.is_file():
+        message = f"no student in {files.root}"
+        raise InputError(message, hint="make one with `potstill distill`")
+    try:
+        return StudentManifest.model_validate_json(read_text(files.manifest, "student manifest"))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        message = f"{files.manifest}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        raise InputError(message) from error
