@@ -1,11 +1,97 @@
-"""`potstill distill`."""
+"""`potstill distill`: a dataset -> a student -> a verdict."""
 
 from __future__ import annotations
 
+import time
+from typing import TYPE_CHECKING
+
+import typer
+
 from potstill.cli.session import Session, with_session
+from potstill.errors import MachineError, QualityGateError
+
+if TYPE_CHECKING:
+    from potstill.distill.train import Follow
+    from potstill.records import Score, Verdict
+
+SAY_EVERY_S = 5.0
 
 
-@with_session(model="teacher.model")
+@with_session(
+    name="distill.name",
+    base="student.base",
+    device="student.device",
+    adapters="distill.adapters",
+    epochs="distill.epochs",
+    learning_rate="distill.learning_rate",
+    gate="distill.gate",
+)
 def distill(session: Session) -> None:
-    """Placeholder."""
-    session.show_plan({}, "plan")
+    """Train a student on the dataset and judge it on held-out questions. The same command again resumes."""
+    try:
+        _quiet_libraries()
+        from potstill.distill.run import distill as run_distill
+        from potstill.distill.run import prepare
+
+        if session.dry_run:
+            found = prepare(session.config, session.workspace)
+            counts = {"samples": len(found.train.rows), "tokens": found.train.tokens, "learned": found.train.supervised}
+            counts |= {"truncated": found.train.truncated, "dropped": found.train.dropped}
+            text = ", ".join(f"{count} {name}" for name, count in counts.items())
+            session.show_plan(counts, f"would train on {text}; {len(found.data.held_out)} held out")
+            return
+        done = run_distill(session.config, session.workspace, session.say, _follow(session))
+    except ImportError as error:
+        message = f"distill needs the package {error.name}"
+        raise MachineError(message, hint="pip install 'potstill[local]'") from error
+    files = session.workspace.student(session.config.distill.name)
+    document = {"student": str(files.root), "trained": done.fresh, "verdict": done.verdict.model_dump(mode="json")}
+    intro = "" if done.fresh else "finished before, nothing to do\n"
+    session.show(document, intro + _text(done.verdict) + f"\nsee {files.report}")
+    if session.config.distill.gate and not done.verdict.can_replace:
+        refusal = QualityGateError(f"the student cannot replace the teacher: {done.verdict.reason}")
+        session.complain(refusal)
+        raise typer.Exit(refusal.exit_code)
+
+
+def _text(verdict: Verdict) -> str:
+    rows = [("base, before", verdict.base_score), ("student, after", verdict.student_score)]
+    rows += [(f"  {name}", score) for name, score in verdict.by_role.items()]
+    answer = "yes" if verdict.can_replace else "no"
+    return "\n".join(
+        [
+            f"{'on held-out questions':24} {'n':>5} {'exact':>7} {'score':>7}  95 %",
+            *(_row(name, score) for name, score in rows),
+            f"can it replace {verdict.teacher_model}? {answer}: {verdict.reason}",
+            f"router: {verdict.router.reason}",
+            f"its data cost ${verdict.paid_usd:f}, paid back after {verdict.break_even_requests or 'no number of'} requests",
+        ]
+    )
+
+
+def _row(name: str, score: Score) -> str:
+    return f"{name:24} {score.n:5} {score.exact:7.0%} {score.score:7.2f}  {score.low:.2f} to {score.high:.2f}"
+
+
+def _follow(session: Session) -> Follow:
+    started = last = time.monotonic()
+
+    def follow(step: int, steps: int, loss: float) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= SAY_EVERY_S or step == steps:
+            last = now
+            left = (now - started) / step * (steps - step)
+            session.say(f"distill: step {step}/{steps}, loss {loss:.3f}, {left:.0f} s to go")
+
+    return follow
+
+
+def _quiet_libraries() -> None:
+    """Keep the libraries' bars and notices off the terminal; errors still come through."""
+    import logging
+
+    from transformers.utils.logging import disable_progress_bar
+
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    disable_progress_bar()

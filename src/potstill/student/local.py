@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from potstill.config import StudentConfig
@@ -11,26 +12,35 @@ from potstill.records import Message, content_id
 from potstill.student.answers import Piece, StudentAnswer, StudentQuery
 from potstill.student.base import base_sha, load_base, load_tokenizer
 from potstill.student.decoding import Row, decode
-from potstill.student.manifest import StudentManifest, read_manifest
+from potstill.student.manifest import StudentRole, read_manifest
 from potstill.student.template import encode_prompt, stop_ids
 from potstill.workspace import StudentFiles
+
+
+@dataclass(frozen=True)
+class Persona:
+    """Who a model answers as: its name, its roles, and whether each role has an adapter of its own."""
+
+    name: str
+    roles: tuple[StudentRole, ...]
+    adapter_per_role: bool = False
 
 
 class LocalStudent:
     """Implements `answers.Student` over transformers and PEFT. Not thread-safe: one caller at a time."""
 
-    def __init__(self, manifest: StudentManifest, model: Any, tokenizer: Any, fingerprint: str) -> None:
-        self._manifest = manifest
+    def __init__(self, persona: Persona, model: Any, tokenizer: Any, fingerprint: str) -> None:
+        self._persona = persona
         self._model = model
         self._tokenizer = tokenizer
-        self._systems = {role.name: role.system for role in manifest.roles}
+        self._systems = {role.name: role.system for role in persona.roles}
         self._stops = stop_ids(tokenizer)
         self.fingerprint = fingerprint
 
     @property
     def name(self) -> str:
         """The student's name."""
-        return self._manifest.name
+        return self._persona.name
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -45,7 +55,7 @@ class LocalStudent:
     def stream(self, queries: Sequence[StudentQuery]) -> Iterator[Piece]:
         """Answer piece by piece; raises InputError for an unknown role."""
         rows = [self._row(query) for query in queries]
-        adapters = [row.query.role for row in rows] if self._manifest.adapters == "per-role" else None
+        adapters = [row.query.role for row in rows] if self._persona.adapter_per_role else None
         return decode(self._model, self._tokenizer, rows, self._stops, adapters)
 
     def _row(self, query: StudentQuery) -> Row:
@@ -79,4 +89,5 @@ def load_student(files: StudentFiles, config: StudentConfig) -> LocalStudent:
     model.eval()
     weights = [(name, (folder / "adapter_model.safetensors").read_bytes().hex()) for name, folder in folders.items()]
     fingerprint = content_id([found, manifest.template_sha, [role.model_dump() for role in manifest.roles], weights])
-    return LocalStudent(manifest, model, tokenizer, fingerprint)
+    persona = Persona(manifest.name, manifest.roles, manifest.adapters == "per-role")
+    return LocalStudent(persona, model, tokenizer, fingerprint)

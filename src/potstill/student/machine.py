@@ -54,7 +54,7 @@ class Machine:
 
 def inspect_machine(folder: Path) -> Machine:
     """Look at this machine; `folder` says which disk. Loads torch only where it is installed."""
-    packages = _versions((*CORE_PACKAGES, *LOCAL_PACKAGES))
+    packages = installed((*CORE_PACKAGES, *LOCAL_PACKAGES))
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     return Machine(
         python=platform.python_version(),
@@ -78,7 +78,8 @@ def _memory() -> int | None:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _versions(names: Iterable[str]) -> dict[str, str | None]:
+def installed(names: Iterable[str]) -> dict[str, str | None]:
+    """The version of each package, or None where it is missing."""
     found: dict[str, str | None] = {}
     for name in names:
         try:

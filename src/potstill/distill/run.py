@@ -1,0 +1,162 @@
+"""The whole stage: dataset -> encode -> train -> judge -> a student's folder."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from potstill.config import Config, StudentConfig
+from potstill.distill.data import Data, Rows, encode, read_data
+from potstill.distill.judge import Case, Judged, answers, verdict
+from potstill.distill.report import card, page, plot_loss
+from potstill.distill.train import Follow, Job, train
+from potstill.records import Sample, Verdict, content_id, text_sha
+from potstill.student.base import base_sha, load_base, load_tokenizer
+from potstill.student.local import LocalStudent, Persona, load_student
+from potstill.student.machine import LOCAL_PACKAGES, installed
+from potstill.student.manifest import StudentManifest, read_manifest
+from potstill.workspace import StudentFiles, Workspace, write_atomic
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that is known before training."""
+
+    data: Data
+    tokenizer: Any
+    train: Rows
+    validation: Rows
+    base_sha: str
+    plan_id: str
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """A finished student; `fresh` is False where it had been finished before."""
+
+    manifest: StudentManifest
+    verdict: Verdict
+    fresh: bool
+
+
+def prepare(config: Config, workspace: Workspace) -> Prepared:
+    """Read and encode the data; raises InputError or MachineError before anything is trained."""
+    data = read_data(workspace)
+    tokenizer = load_tokenizer(config.student)
+    sha = base_sha(config.student)
+    plan_id = content_id(
+        {
+            "base": sha,
+            "template": text_sha(tokenizer.chat_template),
+            "data": data.sha,
+            "distill": config.distill.model_dump(mode="json", exclude={"gate", "report_to"}),
+            "student": config.student.model_dump(mode="json"),
+        }
+    )
+    length = config.distill.max_length
+    rows = encode(tokenizer, data.train, length), encode(tokenizer, data.validation, length)
+    return Prepared(data, tokenizer, *rows, sha, plan_id)
+
+
+def distill(config: Config, workspace: Workspace, say: Say, follow: Follow) -> Distilled:
+    """Train and judge a student; one that is finished under the same plan is left as it is."""
+    files = workspace.student(config.distill.name)
+    prepared = prepare(config, workspace)
+    if files.verdict.is_file() and files.manifest.is_file() and read_manifest(files).plan_id == prepared.plan_id:
+        return Distilled(
+            read_manifest(files), Verdict.model_validate_json(files.verdict.read_text("utf-8")), fresh=False
+        )
+    data, limit = prepared.data, config.distill.max_new_tokens
+    say(
+        f"{len(prepared.train.rows)} samples, {prepared.train.supervised} of {prepared.train.tokens} tokens are learned"
+    )
+    say(f"the base answers {len(data.held_out)} held-out questions, before training")
+    before = answers(_untrained(config.student, data, prepared), data.held_out, limit)
+    started = time.monotonic()
+    log = _train_all(config, files, prepared, follow)
+    manifest = _manifest(config, prepared, time.monotonic() - started)
+    write_atomic(files.manifest, manifest.model_dump_json(indent=2) + "\n")
+    say("the student answers the same questions, after training")
+    after = answers(load_student(files, config.student), data.held_out, limit)
+    found = verdict(_case(config, data), before, after, datetime.now(UTC))
+    _write(files, manifest, found, after, log)
+    shutil.rmtree(files.checkpoints, ignore_errors=True)
+    return Distilled(manifest, found, fresh=True)
+
+
+def _train_all(config: Config, files: StudentFiles, prepared: Prepared, follow: Follow) -> list[dict[str, float]]:
+    """One adapter for all roles, or one each; gives the log of the last."""
+    if config.distill.adapters == "shared":
+        job = Job(
+            config.distill, prepared.train, prepared.validation, files.checkpoints, files.adapter, prepared.plan_id
+        )
+        return train(config.student, prepared.tokenizer, job, follow)
+    log: list[dict[str, float]] = []
+    for role in prepared.data.roles:
+        rows = [
+            encode(
+                prepared.tokenizer, [sample for sample in split if sample.role == role.name], config.distill.max_length
+            )
+            for split in (prepared.data.train, prepared.data.validation)
+        ]
+        job = Job(config.distill, *rows, files.checkpoints / role.name, files.role_adapter(role.name), prepared.plan_id)
+        log = train(config.student, prepared.tokenizer, job, follow)
+    return log
+
+
+def _untrained(config: StudentConfig, data: Data, prepared: Prepared) -> LocalStudent:
+    """The base as if it were a student: what it can do without any training."""
+    model = load_base(config)
+    model.eval()
+    return LocalStudent(Persona("base", data.roles), model, prepared.tokenizer, prepared.base_sha)
+
+
+def _manifest(config: Config, prepared: Prepared, seconds: float) -> StudentManifest:
+    packages = installed(LOCAL_PACKAGES)
+    return StudentManifest(
+        name=config.distill.name,
+        base=config.student.base,
+        revision=config.student.revision,
+        base_sha=prepared.base_sha,
+        template_sha=text_sha(prepared.tokenizer.chat_template),
+        roles=prepared.data.roles,
+        adapters=config.distill.adapters,
+        plan_id=prepared.plan_id,
+        dataset_sha=prepared.data.sha,
+        config=config.model_dump(mode="json", include={"student", "distill"}),
+        versions={name: packages[name] or "" for name in LOCAL_PACKAGES},
+        samples=len(prepared.train.rows),
+        supervised_tokens=prepared.train.supervised,
+        train_seconds=round(seconds, 1),
+        created_at=datetime.now(UTC),
+    )
+
+
+def _case(config: Config, data: Data) -> Case:
+    everything: list[Sample] = [*data.train, *data.validation, *data.test]
+    paid = sum((sample.cost_usd for sample in everything), Decimal(0))
+    return Case(
+        student=config.distill.name,
+        base=config.student.base,
+        teacher_model=everything[0].model,
+        margin=config.distill.margin,
+        paid_usd=paid,
+        teacher_usd_per_request=paid / len(everything),
+    )
+
+
+def _write(
+    files: StudentFiles, manifest: StudentManifest, found: Verdict, judged: list[Judged], log: list[dict[str, float]]
+) -> None:
+    """Write what a reader sees; the verdict last, because it marks the student as finished."""
+    plot_loss(log, files.loss_plot)
+    write_atomic(files.card, card(manifest, found))
+    write_atomic(files.report, page(found, judged))
+    write_atomic(files.verdict, found.model_dump_json(indent=2) + "\n")
