@@ -66,7 +66,7 @@ def read_samples(path: Path) -> list[Sample]:
         message = f"no dataset: {path} is missing"
         raise InputError(message, hint="make one with `potstill generate`")
     samples = []
-    for number, line in enumerate(read_text(path, "dataset").splitlines(), start=1):
+    for number, line in enumerate(_lines(read_text(path, "dataset")), start=1):
         try:
             sample = Sample.model_validate_json(line)
         except ValidationError as error:
@@ -95,3 +95,8 @@ def encode(tokenizer: Any, samples: Sequence[Sample], max_length: int) -> Rows:
         tokens += len(ids)
         supervised += sum(learned)
     return Rows(rows, truncated, dropped, tokens, supervised)
+
+
+def _lines(text: str) -> list[str]:
+    """Lines of JSON Lines: only a newline ends one, because an answer may hold Unicode's other separators."""
+    return text.removesuffix("\n").split("\n") if text else []

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from math import ceil
 from statistics import NormalDist
 
 from potstill.records import RouterRule, Sample, Score, Verdict
@@ -94,13 +95,15 @@ def router_rule(judged: Sequence[Judged], margin: float) -> RouterRule:
         kept = ranked[: len(ranked) - int(skipped * len(ranked))]
         if not kept:
             break
+        threshold = _confidence(kept[-1])
+        kept = [item for item in ranked if _confidence(item) >= threshold]  # equally sure answers are routed alike
         good = sum(item.score >= 1 - margin for item in kept)
         bound = wilson_low(good, len(kept), 0.05 / len(GRID))
         best = max(best, bound)
         if bound >= 1 - margin:
             reason = f"{good} of {len(kept)} answers above it agree with the teacher"
             coverage = len(kept) / len(ranked)
-            return RouterRule(threshold=_confidence(kept[-1]), coverage=coverage, agreement_low=bound, reason=reason)
+            return RouterRule(threshold=threshold, coverage=coverage, agreement_low=bound, reason=reason)
     reason = (
         f"no threshold keeps {1 - margin:.0%} agreement; the best lower bound is {best:.0%} on {len(ranked)} answers"
     )
@@ -154,7 +157,7 @@ def verdict(case: Case, before: Sequence[Judged], after: Sequence[Judged], at: d
         router=router_rule(after, case.margin),
         paid_usd=case.paid_usd,
         teacher_usd_per_request=each,
-        break_even_requests=-int(-case.paid_usd // each) if each else None,
+        break_even_requests=ceil(case.paid_usd / each) if each else None,
         created_at=at,
     )
 
