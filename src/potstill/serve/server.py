@@ -1,0 +1,73 @@
+"""Listening: the address, the signals, the drain at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from potstill.config import ServeConfig
+from potstill.errors import MachineError, UsageError
+from potstill.serve.edge import is_loopback
+
+
+def check_exposure(host: str, keys: int) -> None:
+    """Refuse to listen beyond loopback without an API key; raises UsageError."""
+    if not keys and not is_loopback(host):
+        message = f"refusing to listen on {host} without an API key"
+        raise UsageError(message, hint="set POTSTILL_SERVE_API_KEYS, or listen on 127.0.0.1")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; raises MachineError where the address cannot be had."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=128)
+    except OSError as error:
+        message = f"cannot listen on {host}:{port}: {error.strerror}"
+        raise MachineError(message, hint="choose another with --port; 0 takes any free one") from error
+
+
+def url_of(listener: socket.socket) -> str:
+    """The address of a listening socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def run(app: Any, serve: ServeConfig, listener: socket.socket, on_ready: Callable[[], None]) -> bool:
+    """Serve until SIGTERM or SIGINT, then drain. True where it was SIGINT."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield  # this function handles them, so that SIGTERM ends in exit code 0
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                on_ready()
+
+    config = uvicorn.Config(
+        app,
+        server_header=False,
+        access_log=False,
+        log_config=None,
+        timeout_graceful_shutdown=max(1, round(serve.limits.timeout_s)),
+    )
+    server = Server(config)
+    interrupted = False
+
+    def stop(number: int) -> None:
+        nonlocal interrupted
+        interrupted = interrupted or number == signal.SIGINT
+        server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    await server.serve([listener])
+    return interrupted
