@@ -1,0 +1,158 @@
+"""The model `hybrid`, the async client, and what happens at the limits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import openai
+import pytest
+from starlette.testclient import TestClient
+from tests.contract.test_serve_openai import KEY, QUESTION, Running, Scripted
+
+from potstill.config import ServeConfig, ServeLimits
+from potstill.errors import BudgetError, KeyRefusedError, PotstillError, QuotaError
+from potstill.records import Message, Trace
+from potstill.serve.app import create_app
+
+HEADERS = {"Authorization": f"Bearer {KEY}"}
+
+
+class Router:
+    """A router that repeats the question, or raises what it was given."""
+
+    def __init__(self, error: PotstillError | None = None) -> None:
+        self.error = error
+        self.seen: list[tuple[str | None, int]] = []
+
+    async def answer(
+        self, question: str, *, namespace: str | None = None, history: Sequence[Message] = ()
+    ) -> SimpleNamespace:
+        """Repeat the question."""
+        if self.error:
+            raise self.error
+        self.seen.append((namespace, len(history)))
+        trace = Trace(
+            id="t", at=datetime.now(UTC), query=question, namespace="x", route="student", reason="sure", cosine=None,
+            mean_logprob=None, roles=(), model=None, entry_id=None, cost_usd=Decimal(0), baseline_usd=Decimal(0),
+            latency_s=0,
+        )  # fmt: skip
+        return SimpleNamespace(text=f"routed: {question}", trace=trace)
+
+
+def ask(router: Router, folder: Path, **extra: object) -> httpx.Response:
+    """One request to `hybrid`."""
+    app = create_app(Scripted(), ServeConfig(), log_file=folder / "log", keys=(KEY,), router=router)
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        body = {"model": "hybrid", "messages": QUESTION, **extra}
+        return client.post("/v1/chat/completions", json=body, headers=HEADERS)
+
+
+def test_hybrid_tells_its_route(tmp_path: Path) -> None:
+    """The answer carries its route, and the tenant is a digest of the key, never the key."""
+    router = Router()
+    turns = [*QUESTION, {"role": "assistant", "content": "hi"}, *QUESTION]
+    reply = ask(router, tmp_path, messages=turns).json()
+    assert reply["choices"][0]["message"]["content"] == "routed: hello"
+    assert reply["potstill"]["route"] == "student"
+    ((namespace, turns_before),) = router.seen
+    assert turns_before == 2
+    assert KEY not in namespace
+    assert "[DONE]" in ask(router, tmp_path, stream=True).text
+
+
+@pytest.mark.parametrize(
+    "extra", [{"temperature": 0}, {"n": 2}, {"messages": [{"role": "system", "content": "x"}, *QUESTION]}]
+)
+def test_hybrid_refuses_what_it_decides(tmp_path: Path, extra: dict[str, object]) -> None:
+    """What the router's config decides is 400, not ignored."""
+    assert ask(Router(), tmp_path, **extra).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (BudgetError("spent"), 429, "budget_exceeded"),
+        (QuotaError("wait"), 429, "quota_exhausted"),
+        (KeyRefusedError("no"), 502, "teacher_key"),
+    ],
+)
+def test_hybrid_errors(tmp_path: Path, error: PotstillError, status: int, code: str) -> None:
+    """Money, quota and key each have a status and a code of their own."""
+    reply = ask(Router(error), tmp_path)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (status, code)
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[Running]:
+    """A server whose queue holds one request, and whose requests time out after a second."""
+    running = Running(tmp_path, ServeLimits(max_batch=1, max_queue=1, timeout_s=1))
+    yield running
+    running.stop()
+
+
+def test_timeout_is_504(held: Running) -> None:
+    """A request that takes too long is given up."""
+    with held.client() as client, pytest.raises(openai.InternalServerError) as caught:
+        client.chat.completions.create(model="cost-analyst", messages=[{"role": "user", "content": "hold"}])
+    assert caught.value.status_code == 504
+
+
+async def test_queue_full_is_refused() -> None:
+    """While one request runs and one waits, a third is told to come back."""
+    from potstill.serve.batching import Batcher, QueueFullError
+    from potstill.student.answers import StudentQuery
+
+    student = Scripted()
+    batcher = Batcher(student, max_batch=1, max_queue=1)
+    batcher.start()
+    query = StudentQuery(role="cost-analyst", messages=(Message(role="user", content="hold"),), max_new_tokens=5)
+    first = batcher.submit([query])
+    assert (await anext(first.pieces())).text == ""  # the student has it
+    waiting = batcher.submit([query])
+    with pytest.raises(QueueFullError):
+        batcher.submit([query])
+    waiting.cancel()
+    replaced = batcher.submit([query])  # a waiting client that left gives its place back
+    student.released.set()
+    await batcher.close()
+    assert [piece async for piece in replaced.pieces()][-1].answer is not None
+
+
+async def test_async_client(held: Running) -> None:
+    """The async client works too."""
+    async with openai.AsyncOpenAI(base_url=f"{held.url}/v1", api_key=KEY, max_retries=0) as client:
+        reply = await client.chat.completions.create(model="cost-analyst", messages=QUESTION)
+    assert reply.choices[0].message.content == "cost-analyst says hello"
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, "False"), (signal.SIGINT, "True")])
+def test_signals_drain(tmp_path: Path, number: signal.Signals, expected: str) -> None:
+    """SIGTERM and SIGINT end the server in order, and are told apart."""
+    script = (
+        "import asyncio, sys\nfrom pathlib import Path\nfrom potstill.config import ServeConfig\n"
+        "from potstill.serve.app import create_app\nfrom potstill.serve.server import listen, run\n"
+        "from tests.contract.test_serve_openai import Scripted\n"
+        "serve = ServeConfig()\napp = create_app(Scripted(), serve, log_file=Path(sys.argv[1]))\n"
+        "ready = lambda: print('ready', flush=True)\n"
+        "print(asyncio.run(run(app, serve, listen('127.0.0.1', 0), ready)))\n"
+    )
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", script, str(tmp_path / "log")]
+    with subprocess.Popen(command, cwd=root, env=dict(os.environ), stdout=subprocess.PIPE, text=True) as process:
+        guard = threading.Timer(60, process.kill)
+        guard.start()
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        rest = process.stdout.read()
+        guard.cancel()
+    assert (rest.strip(), process.returncode) == (expected, 0)
