@@ -100,15 +100,20 @@ def _train_all(config: Config, files: StudentFiles, prepared: Prepared, follow: 
         return train(config.student, prepared.tokenizer, job, follow)
     log: list[dict[str, float]] = []
     for role in prepared.data.roles:
-        rows = [
-            encode(
-                prepared.tokenizer, [sample for sample in split if sample.role == role.name], config.distill.max_length
-            )
-            for split in (prepared.data.train, prepared.data.validation)
-        ]
-        job = Job(config.distill, *rows, files.checkpoints / role.name, files.role_adapter(role.name), prepared.plan_id)
+        train_rows, validation_rows = _rows_of(role.name, config, prepared)
+        folder, adapter = files.checkpoints / role.name, files.role_adapter(role.name)
+        job = Job(config.distill, train_rows, validation_rows, folder, adapter, prepared.plan_id)
         log = train(config.student, prepared.tokenizer, job, follow)
     return log
+
+
+def _rows_of(role: str, config: Config, prepared: Prepared) -> tuple[Rows, Rows]:
+    """Training and validation rows of one role."""
+    train_rows, validation_rows = (
+        encode(prepared.tokenizer, [sample for sample in split if sample.role == role], config.distill.max_length)
+        for split in (prepared.data.train, prepared.data.validation)
+    )
+    return train_rows, validation_rows
 
 
 def _untrained(config: StudentConfig, data: Data, prepared: Prepared) -> LocalStudent:

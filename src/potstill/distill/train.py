@@ -145,12 +145,15 @@ def default_learning_rate(hidden: int) -> float:
 
 
 def _own_checkpoints(job: Job) -> None:
-    """Keep the checkpoints of this very plan, remove those of another."""
+    """Keep the whole checkpoints of this very plan; remove another's, and one that a kill left half written."""
     mark = job.checkpoints / "plan.txt"
     if not mark.is_file() or mark.read_text("utf-8") != job.plan_id:
         shutil.rmtree(job.checkpoints, ignore_errors=True)
         job.checkpoints.mkdir(parents=True)
         mark.write_text(job.plan_id, "utf-8")
+    for folder in job.checkpoints.glob("checkpoint-*"):
+        if not (folder / "trainer_state.json").is_file():  # the last file of a checkpoint to be written
+            shutil.rmtree(folder)
 
 
 def _printer() -> Any:
