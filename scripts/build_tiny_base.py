@@ -32,6 +32,7 @@ SIZES = {
     "small": {"layers": 2, "hidden": 64, "heads": 4, "mlp": 128, "vocabulary": 512, "steps": 30, "rows": 8},
 }
 LENGTH = 128
+SENTENCE_CHARS = (20, 160)
 QUESTIONS = (
     "What does {} do?",
     "How does {} work?",
@@ -58,9 +59,8 @@ def docstrings(limit_files: int = 700) -> list[tuple[str, str]]:
             tree = ast.parse(path.read_text(encoding="utf-8"))
         except (SyntaxError, UnicodeDecodeError):
             continue  # samples of broken source are part of some installations
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and (text := ast.get_docstring(node)):
-                found.append((getattr(node, "name", path.stem), text))
+        nodes = [node for node in ast.walk(tree) if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))]
+        found += [(getattr(node, "name", path.stem), text) for node in nodes if (text := ast.get_docstring(node))]
     return found
 
 
@@ -69,7 +69,7 @@ def chats(pairs: list[tuple[str, str]], draw: random.Random) -> list[list[dict[s
     made = []
     for name, text in pairs:
         sentence = " ".join(text.split("\n\n")[0].split())
-        if 20 <= len(sentence) <= 160:
+        if SENTENCE_CHARS[0] <= len(sentence) <= SENTENCE_CHARS[1]:
             question = draw.choice(QUESTIONS).format(name.strip("_").replace("_", " ") or "this")
             turns = [("system", draw.choice(SYSTEMS)), ("user", question), ("assistant", sentence)]
             made.append([{"role": role, "content": content} for role, content in turns])
@@ -149,7 +149,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     size = {**SIZES[given.size], **({"steps": given.steps} if given.steps else {})}
-    text = json.dumps([size, given.seed, given.seconds, Path(__file__).read_text(encoding="utf-8"), sys.version])
+    text = json.dumps(
+        [size, given.seed, given.seconds, ast.dump(ast.parse(Path(__file__).read_text(encoding="utf-8"))), sys.version]
+    )
     recipe = hashlib.sha256(text.encode()).hexdigest()
     manifest = given.out / "base.json"
     if manifest.is_file() and json.loads(manifest.read_text(encoding="utf-8")).get("recipe") == recipe:

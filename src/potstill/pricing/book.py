@@ -131,6 +131,7 @@ class PriceBook:
         self._models = {model.id: model for model in book.models}
         self._aliases = {alias: model.id for model in book.models for alias in model.aliases}
         self._overrides = {name: _override(name, values) for name, values in overrides.items()}
+        self.overridden = frozenset(self._overrides)
 
     def models(self) -> tuple[Model, ...]:
         """All models, retired ones included."""
