@@ -240,8 +240,14 @@ def _note(notes: Notes, tokens: dict[str, int]) -> None:
 
 
 async def _collect(pieces: AsyncIterator[Piece]) -> list[StudentAnswer]:
-    answers = {piece.index: piece.answer async for piece in pieces if piece.answer is not None}
-    return [answers[index] for index in sorted(answers)]
+    """Whole answers, their text made of the same pieces that a stream carries."""
+    texts: dict[int, str] = {}
+    answers: dict[int, StudentAnswer] = {}
+    async for piece in pieces:
+        texts[piece.index] = texts.get(piece.index, "") + piece.text
+        if piece.answer is not None:
+            answers[piece.index] = piece.answer
+    return [answers[index].model_copy(update={"text": texts[index]}) for index in sorted(answers)]
 
 
 async def _body(request: Request, limit: int) -> bytes:
