@@ -1,114 +1,67 @@
 """The four ways to answer the same queries: Gemini free, Gemini paid, hybrid, local. Pure.
 
-Hourly cost of a machine: rent + watts / 1000 * price of a kWh, for every hour of the month, idle ones included. A
-month has 30 days. Break-even: initial cost / (what Gemini paid costs a day - what this way costs a day).
+A local answer costs its power: watts / 1000 * seconds / 3600 * price of a kWh; idle hours are not counted. In the
+hybrid every query is tried locally, and a share goes to Gemini as well. A month has 30 days. Break-even: initial cost /
+(what a query costs at Gemini - what it costs this way), in queries.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from potstill.records import Attempt, Usage
-
 DAYS = 30
-HOURS = DAYS * 24
-ASSUMED_USAGE = Usage(input_tokens=500, output_tokens=2000)
-ASSUMED_TEACHER_SHARE = Decimal("0.2")
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The student's machine: dollars to buy, dollars an hour of rent, watts, dollars a kWh, requests an hour."""
-
-    purchase_usd: Decimal = Decimal(0)
-    rent_usd_per_hour: Decimal = Decimal(0)
-    watts: Decimal = Decimal(350)
-    usd_per_kwh: Decimal = Decimal("0.18")
-    requests_per_hour: int = 600
-
-    @property
-    def usd_per_month(self) -> Decimal:
-        """Rent and power of a machine that is always on."""
-        return (self.rent_usd_per_hour + self.watts / 1000 * self.usd_per_kwh) * HOURS
+DAY_S = 86_400
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the comparison stands on, each with its origin: measured in this workspace, or assumed."""
+    """What the comparison stands on; `free_rpd` and `paid_rpd` are None where no daily limit is known."""
 
-    teacher_usd: Decimal
-    teacher_basis: str
-    hybrid_usd: Decimal
-    hybrid_basis: str
-    dataset_usd: Decimal
-    free_per_day: int | None
-    paid_per_day: int | None
+    gemini_usd: Decimal
+    queries_a_day: int
+    gemini_share: Decimal
+    initial_usd: Decimal
+    watts: Decimal
+    usd_per_kwh: Decimal
+    seconds_per_answer: Decimal
+    free_rpd: int | None
+    paid_rpd: int | None
+
+    @property
+    def local_usd(self) -> Decimal:
+        """Dollars of power for one local answer."""
+        return self.watts / 1000 * self.seconds_per_answer / 3600 * self.usd_per_kwh
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """One way to answer: dollars at the start, a query, a month; queries a day; break-even against Gemini paid."""
+    """One way to answer: dollars at the start, a query and a month; queries a day; break-even against Gemini paid."""
 
     name: str
     initial_usd: Decimal
-    usd_per_query: Decimal
-    queries_per_day: int | None
-    usd_per_month: Decimal
-    feasible: bool
-    break_even_days: int | None
+    query_usd: Decimal
+    queries_a_day: int | None
+    month_usd: Decimal
     break_even_queries: int | None
-    remark: str
 
 
-def mean_usage(attempts: Sequence[Attempt]) -> tuple[Usage, str]:
-    """The mean usage of an answer in the ledger, or the source design's 500 + 2,000 tokens; and which it was."""
-    done = [attempt.usage for attempt in attempts if attempt.status == "done"]
-    if not done:
-        return ASSUMED_USAGE, "assumption: 500 input and 2000 output tokens a query"
-    total, count = sum(done, Usage()), len(done)
-    mean = Usage(**{name: math.ceil(value / count) for name, value in total.model_dump().items()})
-    return mean, f"mean of {count} answers in the ledger"
-
-
-def compare(facts: Facts, machine: Machine, per_day: int) -> tuple[Scheme, ...]:
-    """The four schemes for so many queries a day."""
-    paid_day = facts.teacher_usd * per_day
-    power_day = machine.usd_per_month / DAYS
-    local_capacity = machine.requests_per_hour * 24
-    initial = machine.purchase_usd + facts.dataset_usd
-    share = facts.hybrid_usd / facts.teacher_usd if facts.teacher_usd else Decimal(0)
-    by_quota = None if facts.paid_per_day is None or share <= 0 else int(facts.paid_per_day / share)
-    hybrid_capacity = local_capacity if by_quota is None else min(local_capacity, by_quota)
-
-    def scheme(name: str, start: Decimal, day_usd: Decimal, capacity: int | None, remark: str) -> Scheme:
-        days = _break_even(start, paid_day - day_usd)
-        return Scheme(
-            name,
-            start,
-            day_usd / per_day,
-            capacity,
-            day_usd * DAYS,
-            capacity is None or per_day <= capacity,
-            days if name in ("hybrid", "local") else None,
-            days * per_day if days is not None and name in ("hybrid", "local") else None,
-            remark,
-        )
-
-    zero = Decimal(0)
-    free_remark = "prompts may train Google's products" + (
-        "; daily limit not published" if facts.free_per_day is None else ""
-    )
+def compare(facts: Facts) -> tuple[Scheme, ...]:
+    """The four schemes for the same queries."""
+    local, zero = int(DAY_S / facts.seconds_per_answer), Decimal(0)
+    through = facts.paid_rpd
+    hybrid = local if through is None or not facts.gemini_share else min(local, int(through / facts.gemini_share))
+    hybrid_usd = facts.local_usd + facts.gemini_share * facts.gemini_usd
     return (
-        scheme("gemini free", zero, zero, facts.free_per_day, free_remark),
-        scheme("gemini paid", zero, paid_day, facts.paid_per_day, facts.teacher_basis),
-        scheme("hybrid", initial, facts.hybrid_usd * per_day + power_day, hybrid_capacity, facts.hybrid_basis),
-        scheme("local", initial, power_day, local_capacity, "machine always on"),
+        _scheme(facts, "gemini free", zero, zero, facts.free_rpd),
+        _scheme(facts, "gemini paid", zero, facts.gemini_usd, facts.paid_rpd),
+        _scheme(facts, "hybrid", facts.initial_usd, hybrid_usd, hybrid),
+        _scheme(facts, "local", facts.initial_usd, facts.local_usd, local),
     )
 
 
-def _break_even(initial: Decimal, saved_per_day: Decimal) -> int | None:
-    """Days until the initial cost is earned back; None where it never is."""
-    return math.ceil(initial / saved_per_day) if saved_per_day > 0 else None
+def _scheme(facts: Facts, name: str, initial: Decimal, query: Decimal, capacity: int | None) -> Scheme:
+    saved = facts.gemini_usd - query
+    even = math.ceil(initial / saved) if initial and saved > 0 else None
+    return Scheme(name, initial, query, capacity, query * facts.queries_a_day * DAYS, even)

@@ -16,11 +16,13 @@ from decimal import Decimal
 
 from potstill.config import Config
 from potstill.errors import UnknownModelError
+from potstill.ledger import read_attempts
 from potstill.pricing.book import PriceBook
 from potstill.pricing.tokens import estimate_tokens
 from potstill.prompts import load_prompts, load_roles
-from potstill.records import Attempt, Message, Usage
+from potstill.records import Message, Usage
 from potstill.teacher.calls import build_request
+from potstill.workspace import Workspace
 
 ENOUGH = 10
 """Answers from which on an interval is given."""
@@ -59,39 +61,32 @@ class Output:
 
 @dataclass(frozen=True)
 class Offer:
-    """The run in one service, in dollars; `unavailable` says why there is no price."""
+    """The run in one service, in dollars: expected, the 90 % interval where there is history, and the ceiling."""
 
     service: str
-    expected_usd: Decimal = Decimal(0)
-    low_usd: Decimal | None = None
-    high_usd: Decimal | None = None
-    ceiling_usd: Decimal = Decimal(0)
-    unavailable: str = ""
-
-    @property
-    def held_usd(self) -> Decimal:
-        """What a limit is compared with: the upper end of the interval, and without one the ceiling."""
-        return self.ceiling_usd if self.high_usd is None else self.high_usd
+    expected_usd: Decimal
+    low_usd: Decimal | None
+    high_usd: Decimal | None
+    worst_usd: Decimal
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A run's work, its answers' length, its price in each service, and how long the quota makes it."""
+    """A run's answers, the input still to be paid for, its price in each service, and its length by the quotas."""
 
-    work: Work
-    output: Output
-    offers: tuple[Offer, ...]
-    minutes_by_rpm: float | None
-    days_by_rpd: int | None
-    rpd_basis: str
-
-    def offer(self, service: str) -> Offer:
-        """The offer of one service."""
-        return next(offer for offer in self.offers if offer.service == service)
+    cells: int
+    paid: int
+    input_tokens: int
+    assumption: str
+    services: tuple[Offer, ...]
+    minutes: float | None
+    days: int | None
+    days_basis: str
 
 
-def estimate(config: Config, book: PriceBook, attempts: Sequence[Attempt], on: date) -> Estimate:
+def estimate(config: Config, book: PriceBook, workspace: Workspace, on: date) -> Estimate:
     """Estimate the configured run; raises InputError for prompts that cannot be read, UnknownModelError for no price."""
+    attempts = read_attempts(workspace.ledger)
     work = count_work(config, {attempt.key for attempt in attempts if attempt.status == "done"})
     todo = len(work.input_tokens)
     history = [
@@ -100,14 +95,17 @@ def estimate(config: Config, book: PriceBook, attempts: Sequence[Attempt], on: d
         if attempt.status == "done" and attempt.model == config.teacher.model and attempt.command == "generate"
     ]
     output = output_tokens(history, todo, config.generate.max_output_tokens)
-    offers = tuple(_offer(config, book, service, on, work, output) for service in SERVICES)
-    chosen = next(offer for offer in offers if offer.service == config.teacher.service)
-    if chosen.unavailable:
-        book.price(config.teacher.model, config.teacher.service, on)
     rpd, basis = daily_quota(config, book)
     rpm = config.teacher.rpm
     return Estimate(
-        work, output, offers, todo / rpm if rpm else None, math.ceil(todo / rpd) if rpd else None, basis
+        work.cells,
+        work.paid,
+        sum(work.input_tokens),
+        output.basis,
+        tuple(_offers(config, book, on, work, output)),
+        todo / rpm if rpm else None,
+        math.ceil(todo / rpd) if rpd else None,
+        basis,
     )
 
 
@@ -167,24 +165,42 @@ def _keys(config: Config, messages: Sequence[Message], role: str) -> Iterator[st
         ).key
 
 
-def _offer(config: Config, book: PriceBook, service: str, on: date, work: Work, output: Output) -> Offer:  # noqa: PLR0917  (all are needed, none has a default)
-    model = config.teacher.model
-    try:
-        book.price(model, service, on)
-    except UnknownModelError as error:
-        return Offer(service, unavailable=error.message)
+def _offers(config: Config, book: PriceBook, on: date, work: Work, output: Output) -> Iterator[Offer]:
+    """One offer a service; the configured one must have a price, another without one is left out."""
+    for service in SERVICES:
+        try:
+            book.price(config.teacher.model, service, on)
+        except UnknownModelError:
+            if service == config.teacher.service:
+                raise
+            continue
+        yield _offer(config, _Pricer(book, config.teacher.model, service, on), work, output)
 
-    def total(tokens: float) -> Decimal:
-        each = min(round(tokens), _most(config))
-        usages = (Usage(input_tokens=size, output_tokens=each) for size in work.input_tokens)
-        return sum((book.cost(usage, model, service, on).usd for usage in usages), Decimal(0))
 
-    ceiling = sum(
+@dataclass(frozen=True)
+class _Pricer:
+    book: PriceBook
+    model: str
+    service: str
+    on: date
+
+    def total(self, sizes: Sequence[int], output_tokens: int) -> Decimal:
+        usages = (Usage(input_tokens=size, output_tokens=output_tokens) for size in sizes)
+        return sum((self.book.cost(usage, self.model, self.service, self.on).usd for usage in usages), Decimal(0))
+
+
+def _offer(config: Config, pricer: _Pricer, work: Work, output: Output) -> Offer:
+    most = _most(config)
+
+    def total(tokens: float | None) -> Decimal | None:
+        return None if tokens is None else pricer.total(work.input_tokens, min(round(tokens), most))
+
+    worst = sum(
         (
-            book.worst_case(
-                model,
-                service,
-                on,
+            pricer.book.worst_case(
+                pricer.model,
+                pricer.service,
+                pricer.on,
                 input_tokens=size,
                 max_output_tokens=config.generate.max_output_tokens,
                 thinking_budget=config.teacher.thinking_budget,
@@ -193,9 +209,8 @@ def _offer(config: Config, book: PriceBook, service: str, on: date, work: Work, 
         ),
         Decimal(0),
     )
-    low = None if output.low is None else total(output.low)
-    high = None if output.high is None else total(output.high)
-    return Offer(service, total(output.mean), low, high, ceiling)
+    expected = pricer.total(work.input_tokens, min(round(output.mean), most))
+    return Offer(pricer.service, expected, total(output.low), total(output.high), worst)
 
 
 def _most(config: Config) -> int:

@@ -11,8 +11,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from potstill.errors import InputError
+from potstill.ledger import read_attempts
 from potstill.records import Attempt, Trace, Usage
-from potstill.workspace import read_text
+from potstill.workspace import Workspace, read_text
 
 GROUPS: dict[str, Callable[[Attempt], str]] = {
     "day": lambda attempt: attempt.started_at.date().isoformat(),
@@ -27,12 +28,11 @@ GROUPS: dict[str, Callable[[Attempt], str]] = {
 class Line:
     """The attempts of one group: answers, failures, attempts without a reply, tokens and dollars."""
 
-    name: str
     answers: int
     failed: int
     open: int
     usage: Usage
-    spent_usd: Decimal
+    usd: Decimal
     possibly_usd: Decimal
 
 
@@ -40,9 +40,8 @@ class Line:
 class Savings:
     """What queries cost, and what Gemini alone would have cost for them."""
 
-    queries: int
-    by_route: dict[str, int]
-    cost_usd: Decimal
+    routes: dict[str, int]
+    usd: Decimal
     baseline_usd: Decimal
     assumption: str = (
         "baseline: one plain teacher call a query, at the usage of the call that was made, else the ledger's mean; "
@@ -52,7 +51,7 @@ class Savings:
     @property
     def saved_usd(self) -> Decimal:
         """Dollars that were not spent; negative where the router was dearer than Gemini alone."""
-        return self.baseline_usd - self.cost_usd
+        return self.baseline_usd - self.usd
 
 
 @dataclass(frozen=True)
@@ -60,19 +59,24 @@ class Report:
     """Everything that was spent, by group, and what was saved."""
 
     total: Line
-    groups: dict[str, tuple[Line, ...]]
-    savings: Savings
+    groups: dict[str, dict[str, Line]]
+    saved: Savings
 
 
-def report(attempts: Sequence[Attempt], traces: Iterable[Trace]) -> Report:
+def report(workspace: Workspace) -> Report:
+    """Read and sum up a workspace; one without ledger and traces has nothing in it. Raises InputError."""
+    return summed(read_attempts(workspace.ledger), read_traces(workspace.traces))
+
+
+def summed(attempts: Sequence[Attempt], traces: Iterable[Trace]) -> Report:
     """Sum up a workspace. Failed attempts count with what was billed, open ones apart with what is held for them."""
-    groups: dict[str, tuple[Line, ...]] = {}
+    groups: dict[str, dict[str, Line]] = {}
     for name, key in GROUPS.items():
         members: defaultdict[str, list[Attempt]] = defaultdict(list)
         for attempt in attempts:
             members[key(attempt)].append(attempt)
-        groups[name] = tuple(_line(value, members[value]) for value in sorted(members))
-    return Report(_line("all", attempts), groups, savings(traces))
+        groups[name] = {value: _line(members[value]) for value in sorted(members)}
+    return Report(_line(attempts), groups, savings(traces))
 
 
 def savings(traces: Iterable[Trace]) -> Savings:
@@ -83,7 +87,7 @@ def savings(traces: Iterable[Trace]) -> Savings:
         routes[trace.route] += 1
         cost += trace.cost_usd
         baseline += trace.baseline_usd
-    return Savings(routes.total(), dict(sorted(routes.items())), cost, baseline)
+    return Savings(dict(sorted(routes.items())), cost, baseline)
 
 
 def read_traces(folder: Path) -> Iterator[Trace]:
@@ -100,11 +104,10 @@ def read_traces(folder: Path) -> Iterator[Trace]:
                 raise InputError(message) from error
 
 
-def _line(name: str, attempts: Sequence[Attempt]) -> Line:
+def _line(attempts: Sequence[Attempt]) -> Line:
     states = Counter(attempt.status for attempt in attempts)
     billed = [attempt for attempt in attempts if attempt.status != "open"]
     return Line(
-        name,
         states["done"],
         states["failed"],
         states["open"],
