@@ -205,9 +205,9 @@ class Emulator:
 async def listening(settings: EmulatorSettings) -> AsyncIterator[tuple[Emulator, str]]:
     """Run an emulator in this event loop; gives it and its address. Raises MachineError for a port that is taken."""
     emulator = Emulator(settings)
-    runner = web.AppRunner(emulator.app(), access_log=None)
+    runner = web.AppRunner(emulator.app(), access_log=None, shutdown_timeout=1)
     await runner.setup()
-    site = web.TCPSite(runner, settings.host, settings.port, shutdown_timeout=1)
+    site = web.TCPSite(runner, settings.host, settings.port)
     try:
         await site.start()
         host, port = runner.addresses[0][:2]

@@ -1,0 +1,163 @@
+"""`potstill generate` by the installed command against the emulator: exit codes, resume, and kill -9."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.conftest import COMMAND, Run
+
+from potstill.teacher.emulator import EmulatorSettings, Running, running
+
+KEY = {"GEMINI_API_KEY": "a-key-for-the-emulator"}
+FLAGS = ("--prompts", "questions.txt", "--set", "teacher.rpm=null")
+
+
+@pytest.fixture
+def teacher() -> Iterator[Running]:
+    """An emulator that answers at once."""
+    with running(EmulatorSettings(faq="hardware.en", latency_s=0.0)) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    """Forty questions in the folder where the command runs."""
+    path = tmp_path / "questions.txt"
+    path.write_text("".join(f"How much memory does model number {number} need?\n" for number in range(40)))
+    return path
+
+
+def lines(path: Path) -> list[dict]:
+    """The rows of a JSON Lines file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def dataset(workspace: Path) -> list[dict]:
+    """All samples of all splits."""
+    return [row for name in ("train", "validation", "test") for row in lines(workspace / "dataset" / f"{name}.jsonl")]
+
+
+@pytest.mark.usefixtures("questions")
+def test_makes_a_dataset_and_pays_once(potstill: Run, tmp_path: Path, teacher: Running) -> None:
+    """A second run pays nothing and leaves the same bytes; a new role pays for its own cells only."""
+    env = {**KEY, "GOOGLE_GEMINI_BASE_URL": teacher.url}
+    first = potstill("generate", *FLAGS, "--json", env=env)
+    assert first.returncode == 0, first.stderr
+    assert json.loads(first.stdout)["paid"] == 40
+    before = (tmp_path / "workspace" / "dataset" / "train.jsonl").read_bytes()
+    assert json.loads(potstill("generate", *FLAGS, "--json", env=env).stdout)["paid"] == 0
+    assert (tmp_path / "workspace" / "dataset" / "train.jsonl").read_bytes() == before
+    more = potstill("generate", *FLAGS, "--roles", "hardware-expert,cost-analyst", "--json", env=env)
+    assert json.loads(more.stdout)["paid"] == 40
+    assert len(teacher.log()) == 80
+    splits = [
+        {row["prompt_id"] for row in lines(tmp_path / "workspace" / "dataset" / f"{n}.jsonl")}
+        for n in ("train", "test")
+    ]
+    assert not splits[0] & splits[1]
+
+
+@pytest.mark.usefixtures("questions")
+def test_no_key_is_3_and_a_refused_key_too(potstill: Run) -> None:
+    """A missing key and one that the teacher refuses end in 3; the key appears nowhere."""
+    assert potstill("generate", *FLAGS).returncode == 3
+    with running(EmulatorSettings(keys=("the-right-one",))) as strict:
+        result = potstill("generate", *FLAGS, env={**KEY, "GOOGLE_GEMINI_BASE_URL": strict.url})
+    assert result.returncode == 3
+    assert KEY["GEMINI_API_KEY"] not in result.stdout + result.stderr
+
+
+def test_bad_input_is_2(potstill: Run, tmp_path: Path, teacher: Running) -> None:
+    """A missing file, an empty one and a bad line end in 2 with the file's name, and nothing is sent."""
+    env = {**KEY, "GOOGLE_GEMINI_BASE_URL": teacher.url}
+    (tmp_path / "empty.txt").write_text("# nothing\n")
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "fine"}\n{"prompt": 3}\n')
+    for name, needle in (("none.txt", "none.txt"), ("empty.txt", "empty.txt"), ("bad.jsonl", "bad.jsonl:2")):
+        result = potstill("generate", "--prompts", name, env=env)
+        assert result.returncode == 2
+        assert needle in result.stderr
+    assert teacher.log() == []
+
+
+@pytest.mark.usefixtures("questions")
+def test_budget_is_4_and_holds(potstill: Run, tmp_path: Path, teacher: Running) -> None:
+    """The run stops with 4 before the budget is passed; what was paid for is in the dataset."""
+    env = {**KEY, "GOOGLE_GEMINI_BASE_URL": teacher.url}
+    result = potstill("generate", *FLAGS, "--max-cost", "0.006", "--json", env=env)
+    assert result.returncode == 4, result.stderr
+    document = json.loads(result.stdout)
+    assert 0 < document["paid"] < 40
+    assert float(document["spent_usd"]) <= 0.006
+    assert len(dataset(tmp_path / "workspace")) + sum(document["rejected"].values()) == document["paid"]
+
+
+@pytest.mark.usefixtures("questions")
+def test_daily_quota_is_5_and_says_when(potstill: Run) -> None:
+    """A spent daily quota ends in 5 with the time to come back, in spite of its short RetryInfo."""
+    with running(EmulatorSettings(latency_s=0.0, rpd=10)) as short:
+        result = potstill("generate", *FLAGS, "--json", env={**KEY, "GOOGLE_GEMINI_BASE_URL": short.url})
+    assert result.returncode == 5, result.stderr
+    assert json.loads(result.stdout)["paid"] == 10
+    assert "UTC" in result.stderr
+
+
+@pytest.mark.usefixtures("questions")
+def test_failed_cells_are_6_and_a_rerun_retries_just_them(potstill: Run, teacher: Running) -> None:
+    """Cells that fail for good are listed with 6; the same command then asks for these alone."""
+    flags = (*FLAGS, "--json", "--set", "teacher.max_attempts=1")
+    with running(EmulatorSettings(latency_s=0.0, faults={"http-503": 0.3})) as flaky:
+        result = potstill("generate", *flags, env={**KEY, "GOOGLE_GEMINI_BASE_URL": flaky.url})
+    document = json.loads(result.stdout)
+    assert result.returncode == 6, result.stderr
+    assert {item["reason"] for item in document["failed"]} == {"http 503"}
+    again = potstill("generate", *flags, env={**KEY, "GOOGLE_GEMINI_BASE_URL": teacher.url})
+    assert again.returncode == 0
+    assert json.loads(again.stdout)["paid"] == len(document["failed"]) == len(teacher.log())
+
+
+@pytest.mark.usefixtures("questions")
+def test_kill_9_loses_and_repays_only_what_was_in_flight(potstill: Run, tmp_path: Path) -> None:
+    """After kill -9 the same command completes the dataset; only requests in flight were paid twice, and are listed."""
+    with running(EmulatorSettings(latency_s=0.3)) as slow:
+        env = {**KEY, "GOOGLE_GEMINI_BASE_URL": slow.url}
+        command = [str(COMMAND), "generate", *FLAGS, "--set", "teacher.max_concurrency=8", "-q"]
+        process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, **env})
+        deadline = time.monotonic() + 60
+        while len(slow.log()) < 12 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        result = potstill("generate", *FLAGS, "--json", env=env)
+        assert result.returncode == 0, result.stderr
+        paid = Counter(entry.digest for entry in slow.log())
+    document = json.loads(result.stdout)
+    twice = sum(count - 1 for count in paid.values())
+    assert len(paid) == 40
+    assert twice <= 8
+    assert twice <= len(document["possibly_paid"]) <= 8
+    ids = [row["id"] for row in dataset(tmp_path / "workspace")]
+    assert len(ids) == len(set(ids)) == 40 - sum(document["rejected"].values())
+
+
+@pytest.mark.usefixtures("questions")
+def test_an_interrupt_is_130(potstill: Run, tmp_path: Path) -> None:
+    """Ctrl-C ends in 130, and the same command goes on from there."""
+    with running(EmulatorSettings(latency_s=0.3)) as slow:
+        env = {**KEY, "GOOGLE_GEMINI_BASE_URL": slow.url}
+        command = [str(COMMAND), "generate", *FLAGS, "-q"]
+        process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, **env}, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 60
+        while len(slow.log()) < 5 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, complaint = process.communicate(timeout=60)
+        assert process.returncode == 130, complaint
+        assert potstill("generate", *FLAGS, env=env).returncode == 0
