@@ -31,21 +31,23 @@ def call(
     as_of: Annotated[str | None, typer.Option(help="Price on another day, YYYY-MM-DD.")] = None,
 ) -> None:
     """Price one call in every service. A retired model is priced as on its last day, and says so."""
+    from potstill.cost.call import quote
     from potstill.pricing.book import SERVICES, load_prices
     from potstill.records import Usage
 
-    book, model = load_prices(session.config.prices), session.config.teacher.model
-    on, note = _day(book, model, as_of)
-    usage, rows = Usage(input_tokens=input_tokens, output_tokens=output_tokens), {}
+    book, model, day = load_prices(session.config.prices), session.config.teacher.model, _day(as_of)
+    usage, quotes = Usage(input_tokens=input_tokens, output_tokens=output_tokens), {}
     for service in SERVICES:
         try:
-            rows[service] = book.cost(usage, model, service, on)
+            quotes[service] = quote(book, usage, model, service, today=datetime.now(UTC).date(), as_of=day)
         except UnknownModelError:
             if service == "standard":
                 raise
-    document = {service: {"usd": f"{row.usd.normalize():f}", "price_id": row.price_id} for service, row in rows.items()}
+    document = {name: {"usd": f"{row.usd.normalize():f}", "price_id": row.price.id} for name, row in quotes.items()}
     table = _table(("service", "usd", "price"), [(name, row["usd"], row["price_id"]) for name, row in document.items()])
-    session.show({"model": model, "on": str(on), "note": note, "services": document}, f"{table}\n{note}".rstrip())
+    first = quotes["standard"]
+    found = {"model": model, "on": str(first.on), "note": first.note, "services": document}
+    session.show(found, f"{table}\n{first.note}".rstrip())
 
 
 @cost_app.command(name="estimate")
@@ -176,18 +178,13 @@ def prices(
     session.show(document, _table(heads, rows) + _stale(book))
 
 
-def _day(book: PriceBook, model: str, as_of: str | None) -> tuple[date, str]:
-    """The day to price on, and what must be said about it."""
-    if as_of is not None:
-        try:
-            return date.fromisoformat(as_of), ""
-        except ValueError as error:
-            message = f"--as-of {as_of!r} is no day"
-            raise UsageError(message, hint="use YYYY-MM-DD") from error
-    today, last = datetime.now(UTC).date(), book.last_day(model)
-    if last is not None and last < today:
-        return last, f"{model} is retired; this is its price on its last day, {last}"
-    return today, ""
+def _day(as_of: str | None) -> date | None:
+    """The day that `--as-of` names."""
+    try:
+        return date.fromisoformat(as_of) if as_of is not None else None
+    except ValueError as error:
+        message = f"--as-of {as_of!r} is no day"
+        raise UsageError(message, hint="use YYYY-MM-DD") from error
 
 
 def _share(routes: dict[str, int], given: str | None) -> tuple[Decimal, str]:

@@ -29,6 +29,6 @@ def quote(book: PriceBook, usage: Usage, model: str, service: str, *, today: dat
     if as_of is None and model.removeprefix("models/") not in book.overridden:
         last = book.last_day(model)
         if last is not None and last < today:
-            on, note = last, f"{model} was shut down; this is its price on its last day, {last}"
+            on, note = last, f"{model} is retired; this is its price on its last day, {last}"
     price = book.price(model, service, on, usage.input_tokens)
     return Quote(price.cost(usage), price, on, note)

@@ -76,7 +76,7 @@ def load_student(files: StudentFiles, config: StudentConfig) -> LocalStudent:
     config = config.model_copy(update={"base": manifest.base, "revision": manifest.revision})
     if (found := base_sha(config)) != manifest.base_sha:
         message = f"the base {manifest.base} is not the one that {manifest.name!r} was trained on"
-        raise InputError(message, hint="restore it, or distill anew with --fresh")
+        raise InputError(message, hint="restore it, or distill anew under another --name")
     tokenizer, base = load_tokenizer(config), load_base(config)
     if manifest.adapters == "shared":
         folders = {"default": files.adapter}
