@@ -138,8 +138,9 @@ def output_tokens(history: Sequence[int], todo: int, max_output_tokens: int) -> 
     spread = variance / count + variance**2 / (2 * (count - 1)) + math.expm1(variance) / max(1, todo)
     student = Z90 * (1 + (Z90**2 + 1) / (4 * (count - 1)))  # Student's t by its first expansion in 1/df
     mean = statistics.fmean(history)
-    width = math.exp(student * math.sqrt(spread))
-    return Output(mean, mean / width, mean * width, f"{count} answers of this model in the ledger")
+    ceiling = max(mean, max_output_tokens)  # no answer is longer, so no mean is, however wide the spread
+    width = math.exp(min(student * math.sqrt(spread), math.log(max(1, ceiling))))
+    return Output(mean, mean / width, min(mean * width, ceiling), f"{count} answers of this model in the ledger")
 
 
 def daily_quota(config: Config, book: PriceBook) -> tuple[int | None, str]:
