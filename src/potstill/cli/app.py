@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import traceback
+import warnings
 
 import typer
 
@@ -56,6 +57,8 @@ def root(
 def main() -> None:
     """Run the command line; every expected failure ends in its exit code, a bug in 1, an interrupt in 130."""
     as_json = "--json" in sys.argv[1:]
+    # A library that deprecates another library's call is no news for whoever runs a command; tests do see it.
+    warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         code = app(standalone_mode=False)
     except PotstillError as error:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from potstill.cli.session import Session, with_session
+from potstill.cli.session import Session, quiet_libraries, with_session
 from potstill.errors import MachineError, QualityGateError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ SAY_EVERY_S = 5.0
 def distill(session: Session) -> None:
     """Train a student on the dataset and judge it on held-out questions. The same command again resumes."""
     try:
-        _quiet_libraries()
+        quiet_libraries()
         from potstill.distill.run import distill as run_distill
         from potstill.distill.run import prepare
 
@@ -85,13 +85,3 @@ def _follow(session: Session) -> Follow:
             session.say(f"distill: step {step}/{steps}, loss {loss:.3f}, {left:.0f} s to go")
 
     return follow
-
-
-def _quiet_libraries() -> None:
-    """Keep the libraries' bars and notices off the terminal; errors still come through."""
-    import logging
-
-    from transformers.utils.logging import disable_progress_bar
-
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    disable_progress_bar()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from potstill.cli.session import Session, with_session
+from potstill.cli.session import Session, quiet_libraries, with_session
 from potstill.errors import InputError, PartialError, PotstillError, UsageError
 from potstill.prompts import load_roles, read_prompt_file
 from potstill.records import Message, Trace
@@ -202,6 +202,7 @@ def _student(session: Session) -> Student | None:
     def load() -> Student:
         from potstill.student.local import load_student
 
+        quiet_libraries()
         return load_student(files, config.student)
 
     if not roles:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from potstill.cli.session import Session, with_session
+from potstill.cli.session import Session, quiet_libraries, with_session
 from potstill.errors import InputError
 
 
@@ -43,6 +43,7 @@ async def _serve(session: Session, listener: socket.socket, *, hybrid: bool) -> 
     from potstill.serve.server import run, url_of
     from potstill.student.local import load_student
 
+    quiet_libraries()
     config, secrets, workspace = session.config, session.secrets, session.workspace
     student = SharedStudent(load_student(workspace.student(config.distill.name), config.student))
     url = url_of(listener)

@@ -89,6 +89,16 @@ COMMON: dict[str, Any] = {
 }
 
 
+def quiet_libraries() -> None:
+    """Keep the model libraries' bars and notices off the terminal; errors still come through. Loads transformers."""
+    import logging
+
+    from transformers.utils.logging import disable_progress_bar
+
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    disable_progress_bar()
+
+
 Command = Callable[..., None]
 
 

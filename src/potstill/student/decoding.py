@@ -46,12 +46,12 @@ def decode(
                 input_ids=ids,
                 attention_mask=mask,
                 position_ids=positions,
-                past_key_values=cache,
+                cache=cache,
                 use_cache=True,
                 logits_to_keep=1,
                 **more,
             )
-            cache = out.past_key_values
+            cache = out.cache
             scores = torch.log_softmax(out.logits[:, -1].float(), dim=-1)
             chosen = [_choose(scores[i], row.query, generators[i]) for i, row in enumerate(rows)]
             for index, row in enumerate(rows):
