@@ -4,26 +4,35 @@
 # The teacher here is an EMULATOR: a local server that speaks Gemini's protocol and answers from a FAQ file.
 # For the real one, take away the two lines marked (*), export your own GEMINI_API_KEY, and take a config such as
 # configs/free-tier.yaml or configs/gpu-8gb.yaml in place of configs/demo.yaml. Everything else stays as it is.
+#
+#   bash scripts/demo.sh            a few minutes on two cores; what `make demo` runs
+#   bash scripts/demo.sh --quick    the same commands with a student too small to learn: a check, not a show
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 config=configs/demo.yaml
 run=demo-run                                  # the workspace: everything that is made lands here
 base=.cache/tiny-base                         # the small student's base, kept between runs
+size=demo
+student=()                                    # what --quick changes
+if [ "${1:-}" = --quick ]; then
+    run=${2:-demo-run-quick} base=.cache/tiny-base-small size=small
+    student=(--set "student.base=$base" --set distill.epochs=1)
+fi
 began=$SECONDS
 
 say()  { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 show() { printf '\033[2m$ %s\033[0m\n' "$*"; "$@"; }    # print a command as a user would type it, then run it
 
 stop() {
-    kill "${emulator:-}" "${server:-}" 2>/dev/null || true
+    kill ${emulator:-} ${server:-} 2>/dev/null || true
     wait 2>/dev/null || true
 }
 trap stop EXIT
 
 # The first line that a background server prints is its address.
 address() {
-    for _ in $(seq 300); do
+    for _ in $(seq 600); do
         [ -s "$1" ] && { grep -om1 'http://[0-9.:]*' "$1" && return; }
         sleep 0.2
     done
@@ -50,8 +59,8 @@ show potstill generate -c $config -w $run --max-cost 1.00 --quiet
 show potstill cost report -c $config -w $run
 
 say "3. distill: a small student, and a verdict on held-out questions"
-show python scripts/build_tiny_base.py --out $base
-show potstill distill -c $config -w $run
+show python scripts/build_tiny_base.py --out $base --size $size
+show potstill distill -c $config -w $run ${student[@]+"${student[@]}"}
 
 say "4. serve-local: the student's roles behind an OpenAI-compatible API"
 potstill serve-local -c $config -w $run --port 0 >"$run/server.out" &
@@ -70,9 +79,9 @@ show potstill infer -c $config -w $run "$question"
 echo "   in other words: a semantic hit"
 show potstill infer -c $config -w $run "Please tell me: $question"
 echo "   a file of questions:"
-show potstill infer -c $config -w $run --batch prompts/tasks/faq-queries.en.txt --quiet
+show potstill infer -c $config -w $run --batch prompts/tasks/faq-queries.en.txt
 
-say "6. cost compare: Gemini free, Gemini paid, hybrid, local"
+say "6. cost: what was spent, what was saved, and what each way would cost a month"
 show potstill cost report -c $config -w $run
 show potstill cost compare -c $config -w $run
 
