@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check format bench clean
+.PHONY: help setup demo test check reference format clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ demo: setup ## Run the whole pipeline against the emulator: no key, no network
 test: setup ## Run the tests
 	$(BIN)/python -m pytest
 
+reference: setup ## Write docs/reference.md from the program
+	$(BIN)/python scripts/write_reference.py
+
 check: setup ## Lint, types, architecture
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -35,4 +38,4 @@ format: setup ## Format the code
 	$(BIN)/ruff check --fix .
 
 clean: ## Remove everything that was made
-	rm -rf $(VENV) .cache demo-run dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .cache demo-run* dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
