@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from potstill.errors import InputError
 from potstill.records import content_id, text_sha
-from potstill.workspace import NAME_PATTERN, read_text, shipped
+from potstill.workspace import NAME_PATTERN, read_lines, read_text, shipped
 
 FileModel = TypeVar("FileModel", bound=BaseModel)
 
@@ -50,6 +53,27 @@ class Prompt(BaseModel):
     def id(self) -> str:
         """Content id of the text."""
         return content_id({"prompt": self.text})
+
+
+class _Seen:
+    """Which ids were there before. They stand in a temporary database that spills to disk: memory stays flat."""
+
+    CACHE_KIB = 16_384
+
+    def __init__(self) -> None:
+        self._database = sqlite3.connect("", isolation_level=None)
+        self._database.execute("CREATE TABLE seen (id BLOB PRIMARY KEY) WITHOUT ROWID")
+        self._database.execute(f"PRAGMA cache_size = -{self.CACHE_KIB}")
+        self._database.execute("BEGIN")
+
+    def is_new(self, identity: str) -> bool:
+        """Whether a content id comes for the first time."""
+        name = bytes.fromhex(identity.rpartition(":")[2])
+        return self._database.execute("INSERT OR IGNORE INTO seen VALUES (?)", (name,)).rowcount == 1
+
+    def close(self) -> None:
+        """Let go of the temporary file."""
+        self._database.close()
 
 
 class _RoleFile(BaseModel):
@@ -85,26 +109,54 @@ def shipped_roles() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in (shipped("prompts") / "roles").glob("*.yaml")))
 
 
+class PromptFiles:
+    """The prompts of some files, each once, in order. Every pass reads the files anew: nothing is held per prompt."""
+
+    def __init__(self, files: Sequence[str]) -> None:
+        self.files = tuple(files)
+
+    def __iter__(self) -> Iterator[Prompt]:
+        """Stream the prompts; raises InputError for a bad line, an empty file, or where there is no prompt at all."""
+        empty = True
+        with closing(_Seen()) as seen:
+            for name in self.files:
+                for prompt in stream_prompt_file(name):
+                    empty = False
+                    if seen.is_new(prompt.id):
+                        yield prompt
+        if empty:
+            message = "no prompts"
+            raise InputError(message, hint="name a prompt file: generate.prompts, or --prompts FILE")
+
+    def __len__(self) -> int:
+        """How many there are, by one pass."""
+        return self._count
+
+    @cached_property
+    def _count(self) -> int:
+        return sum(1 for _ in self)
+
+
 def load_prompts(files: Sequence[str]) -> tuple[Prompt, ...]:
     """All prompts of all files, each once, in order; raises InputError for a bad line or where there is none."""
-    found: dict[str, Prompt] = {}
-    for name in files:
-        for prompt in read_prompt_file(name):
-            found.setdefault(prompt.id, prompt)
-    if not found:
-        message = "no prompts"
-        raise InputError(message, hint="name a prompt file: generate.prompts, or --prompts FILE")
-    return tuple(found.values())
+    return tuple(iter(PromptFiles(files)))
 
 
 def read_prompt_file(name: str) -> tuple[Prompt, ...]:
     """All prompts of one file in order, repeated ones too; raises InputError for a bad line or where there is none."""
+    return tuple(stream_prompt_file(name))
+
+
+def stream_prompt_file(name: str) -> Iterator[Prompt]:
+    """The same, one prompt at a time; raises InputError when it comes to what is wrong."""
     path = _find(name, "tasks", "prompt file")
-    prompts = tuple(_read_prompts(path))
-    if not prompts:
+    empty = True
+    for prompt in _read_prompts(path):
+        empty = False
+        yield prompt
+    if empty:
         message = f"{path}: no prompts in it"
         raise InputError(message)
-    return prompts
 
 
 def load_template(name: str, language: str) -> str:
@@ -169,14 +221,14 @@ def _read_prompts(path: Path) -> Iterator[Prompt]:
 
 
 def _read_txt(path: Path) -> Iterator[Prompt]:
-    for number, line in enumerate(read_text(path, "prompt file").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path, "prompt file"), start=1):
         text = line.strip()
         if text and not text.startswith("#"):
             yield Prompt(text=text, source=f"{path}:{number}")
 
 
 def _read_jsonl(path: Path) -> Iterator[Prompt]:
-    for number, line in enumerate(read_text(path, "prompt file").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path, "prompt file"), start=1):
         if not line.strip():
             continue
         try:

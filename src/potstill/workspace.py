@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,10 +166,65 @@ def write_atomic(path: Path, data: str | bytes) -> None:
         raise
 
 
+class LineFile:
+    """A file that is written line by line beside its place, and put there whole by `publish`."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        self._temporary = Path(name)
+        self._file = os.fdopen(descriptor, "wb")
+        self._digest = hashlib.sha256()
+        self.lines = 0
+
+    def write(self, line: str) -> None:
+        """Add one line, newline included."""
+        data = line.encode("utf-8")
+        self._file.write(data)
+        self._digest.update(data)
+        self.lines += 1
+
+    @property
+    def sha256(self) -> str:
+        """Hash of what was written, 64 hex digits."""
+        return self._digest.hexdigest()
+
+    def publish(self) -> None:
+        """Flush to disk and take the file's place."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._temporary.replace(self._path)
+
+    def discard(self) -> None:
+        """Leave what stood there before; nothing to do after `publish`."""
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+
 def read_text(path: Path, what: str) -> str:
     """Read a UTF-8 file; raises InputError naming `what` and the path."""
-    try:
+    with _reading(path, what):
         return path.read_text(encoding="utf-8-sig")
+
+
+def read_lines(path: Path, what: str) -> Iterator[str]:
+    """The lines of a UTF-8 file, one at a time; raises InputError naming `what`, the path and the line."""
+    with _reading(path, what), path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                yield raw.decode("utf-8").removeprefix("\ufeff" if number == 1 else "")
+            except UnicodeDecodeError as error:
+                message = f"{path}:{number}: not UTF-8"
+                raise InputError(message, hint="save the file as UTF-8") from error
+
+
+@contextmanager
+def _reading(path: Path, what: str) -> Iterator[None]:
+    """Turn what goes wrong with a file into an InputError."""
+    try:
+        yield
     except FileNotFoundError as error:
         message = f"{what} not found: {path}"
         raise InputError(message) from error

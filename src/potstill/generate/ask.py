@@ -11,7 +11,7 @@ from decimal import Decimal
 
 from potstill.errors import PotstillError, TeacherError
 from potstill.generate.plan import Cell, Plan
-from potstill.teacher.calls import Answer, Asks
+from potstill.teacher.calls import Asks
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,10 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
-Keep = Callable[[Cell, Answer], None]
 
 
-async def ask_all(plan: Plan, teacher: Asks, keep: Keep, report: Report, *, workers: int) -> Progress:
-    """Ask for every cell with `workers` at once; `keep` gets each answer, `report` the progress.
+async def ask_all(plan: Plan, teacher: Asks, report: Report, *, workers: int) -> Progress:
+    """Ask for every cell with `workers` at once; `report` gets the progress.
 
     A cell that fails for good is listed and the rest goes on. An error that stops everything (budget, quota, key) lets
     what is in flight settle first, and is then raised.
@@ -83,7 +82,6 @@ async def ask_all(plan: Plan, teacher: Asks, keep: Keep, report: Report, *, work
                 progress.done += 1
                 progress.reused += answer.reused
                 progress.spent_usd += 0 if answer.reused else answer.cost_usd
-                keep(cell, answer)
             report(progress)
 
     tasks = [asyncio.create_task(work()) for _ in range(workers)]

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal
 
 from potstill import __version__
-from potstill.config import Config, SplitConfig
+from potstill.config import SplitConfig
 from potstill.generate.plan import Cell, Plan
 from potstill.generate.sift import Kept, Sieve
 from potstill.prompts import Role
 from potstill.records import Message, Record, Rejected, Sample, Usage, content_id, text_sha
 from potstill.teacher.calls import Answer
-from potstill.workspace import Workspace, write_atomic
+from potstill.workspace import LineFile, Workspace, write_atomic
 
 SPLITS = ("train", "validation", "test")
 Split = Literal["train", "validation", "test"]
@@ -52,19 +52,20 @@ class DatasetManifest(Record):
 
 
 @dataclass
-class Collected:
-    """The answers of a run by split."""
+class Tally:
+    """What has gone into a dataset, summed up as it is written."""
 
-    samples: dict[str, list[Sample]] = field(default_factory=lambda: {name: [] for name in SPLITS})
-    rejected: list[Rejected] = field(default_factory=list)
+    samples: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(SPLITS, 0)))
+    rejected: Counter[str] = field(default_factory=Counter)
+    models: set[str] = field(default_factory=set)
+    usage: Usage = field(default_factory=Usage)
+    cost_usd: Decimal = Decimal(0)
 
-    @property
-    def everything(self) -> list[Sample]:
-        """All samples that were paid for, the rejected ones included."""
-        return [
-            *(sample for split in self.samples.values() for sample in split),
-            *(row.sample for row in self.rejected),
-        ]
+    def add(self, sample: Sample) -> None:
+        """Count a sample that was paid for, kept or not."""
+        self.models.add(sample.model)
+        self.usage += sample.usage
+        self.cost_usd += sample.cost_usd
 
 
 def split_of(prompt_id: str, splits: SplitConfig) -> Split:
@@ -93,30 +94,40 @@ def sample_of(cell: Cell, answer: Answer, created_at: datetime) -> Sample:
     )
 
 
-def collect(samples: Sequence[Sample], config: Config) -> Collected:
-    """Sift the samples, in their order, and deal the kept ones to the splits."""
-    sieve, collected = Sieve(config.generate.filters), Collected()
-    for sample in samples:
-        verdict = sieve.judge(sample)
-        if isinstance(verdict, Kept):
-            collected.samples[split_of(sample.prompt_id, config.generate.splits)].append(sample)
-        else:
-            collected.rejected.append(Rejected(sample=sample, reason=verdict.reason, detail=verdict.detail))
-    return collected
+def write_dataset(workspace: Workspace, plan: Plan, samples: Iterable[Sample]) -> DatasetManifest:
+    """Sift the samples, in the plan's order and one at a time, deal them to the splits, and write the dataset folder.
 
-
-def write_dataset(workspace: Workspace, plan: Plan, samples: Sequence[Sample]) -> DatasetManifest:
-    """Write the dataset folder; each file whole or not at all, the manifest last."""
-    collected = collect(samples, plan.config)
-    texts = {f"{name}.jsonl": "".join(row.to_line() for row in rows) for name, rows in collected.samples.items()}
-    texts["rejected.jsonl"] = "".join(row.to_line() for row in collected.rejected)
-    manifest = _manifest(plan, collected, {name: text_sha(text) for name, text in texts.items()})
-    for name in SPLITS:
-        write_atomic(workspace.split(name), texts[f"{name}.jsonl"])
-    write_atomic(workspace.rejected, texts["rejected.jsonl"])
+    Each file is put in its place whole or not at all, the manifest last; no sample is held in memory.
+    """
+    files = {name: LineFile(workspace.split(name)) for name in SPLITS} | {"rejected": LineFile(workspace.rejected)}
+    try:
+        tally = _write_lines(files, plan, samples)
+        manifest = _manifest(plan, tally, {f"{name}.jsonl": file.sha256 for name, file in files.items()})
+        for file in files.values():
+            file.publish()
+    finally:
+        for file in files.values():
+            file.discard()
     write_atomic(workspace.dataset_card, card(manifest))
     write_atomic(workspace.dataset_manifest, manifest.model_dump_json(indent=2) + "\n")
     return manifest
+
+
+def _write_lines(files: Mapping[str, LineFile], plan: Plan, samples: Iterable[Sample]) -> Tally:
+    generate = plan.config.generate
+    sieve, tally = Sieve(generate.filters), Tally()
+    for sample in samples:
+        tally.add(sample)
+        verdict = sieve.judge(sample)
+        if isinstance(verdict, Kept):
+            split = split_of(sample.prompt_id, generate.splits)
+            files[split].write(sample.to_line())
+            tally.samples[split] += 1
+        else:
+            row = Rejected(sample=sample, reason=verdict.reason, detail=verdict.detail)
+            files["rejected"].write(row.to_line())
+            tally.rejected[verdict.reason] += 1
+    return tally
 
 
 def card(manifest: DatasetManifest) -> str:
@@ -162,20 +173,19 @@ def _summary(manifest: DatasetManifest) -> str:
     )
 
 
-def _manifest(plan: Plan, collected: Collected, hashes: Mapping[str, str]) -> DatasetManifest:
-    everything = collected.everything
+def _manifest(plan: Plan, tally: Tally, hashes: Mapping[str, str]) -> DatasetManifest:
     return DatasetManifest(
         potstill=__version__,
         created_at=datetime.now(UTC),
         teacher_model=plan.config.teacher.model,
-        models_answered=tuple(sorted({sample.model for sample in everything})),
+        models_answered=tuple(sorted(tally.models)),
         roles=tuple(_role_note(role) for role in plan.roles),
         prompts=len(plan.prompts),
-        samples={name: len(rows) for name, rows in collected.samples.items()},
-        rejected=dict(Counter(row.reason for row in collected.rejected).most_common()),
-        missing=len(plan) - len(everything),
-        cost_usd=format(sum((sample.cost_usd for sample in everything), Decimal(0)), "f"),
-        usage=sum((sample.usage for sample in everything), Usage()),
+        samples=dict(tally.samples),
+        rejected=dict(tally.rejected.most_common()),
+        missing=len(plan) - tally.samples.total() - tally.rejected.total(),
+        cost_usd=format(tally.cost_usd, "f"),
+        usage=tally.usage,
         sha256=hashes,
         config=plan.config.model_dump(mode="json", include={"language", "teacher", "generate"}),
     )

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from potstill.config import Config
 from potstill.prompts import Prompt, Role
 from potstill.records import Message
 from potstill.teacher.calls import TeacherRequest, build_request
+
+
+class Prompts(Protocol):
+    """Prompts that can be gone through several times, in the same order."""
+
+    def __iter__(self) -> Iterator[Prompt]:
+        """Go through them."""
+
+    def __len__(self) -> int:
+        """How many there are."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +39,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """All cells of a run, in the order prompt, role, sample."""
+    """All cells of a run, in the order prompt, role, sample; streamed anew on every pass."""
 
     config: Config
-    prompts: Sequence[Prompt]
+    prompts: Prompts
     roles: Sequence[Role]
 
     def __len__(self) -> int:

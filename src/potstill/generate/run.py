@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -10,12 +11,11 @@ from potstill.config import Config, Secrets
 from potstill.errors import PotstillError
 from potstill.generate.ask import Failed, Progress, Report, ask_all
 from potstill.generate.dataset import DatasetManifest, sample_of, write_dataset
-from potstill.generate.plan import Cell, Plan
+from potstill.generate.plan import Plan
 from potstill.ledger import Ledger
-from potstill.prompts import load_prompts, load_roles
+from potstill.prompts import PromptFiles, load_roles
 from potstill.records import Attempt, Sample
-from potstill.teacher.calls import Answer
-from potstill.teacher.paid import open_teacher
+from potstill.teacher.paid import open_teacher, stored_answer
 from potstill.workspace import Workspace
 
 
@@ -35,13 +35,12 @@ class Outcome:
 def load_plan(config: Config) -> Plan:
     """The plan of a config; raises InputError for a bad prompt or role file."""
     roles = load_roles(config.generate.roles, config.language)
-    return Plan(config, load_prompts(config.generate.prompts), roles)
+    return Plan(config, PromptFiles(config.generate.prompts), roles)
 
 
 async def generate(config: Config, secrets: Secrets, workspace: Workspace, report: Report) -> Outcome:
     """Get every answer of the plan that is not in the ledger yet, then write the dataset from all of them."""
     plan = load_plan(config)
-    collector = _Collector()
     async with open_teacher(config, secrets, workspace, command="generate") as teacher:
         progress = Progress(total=len(plan), started=0)
         stopped: PotstillError | None = None
@@ -53,10 +52,10 @@ async def generate(config: Config, secrets: Secrets, workspace: Workspace, repor
 
         try:
             workers = min(config.teacher.max_concurrency, max(1, len(plan)))
-            progress = await ask_all(plan, teacher, collector.keep, follow, workers=workers)
+            progress = await ask_all(plan, teacher, follow, workers=workers)
         except PotstillError as error:
             stopped = error
-        manifest = await asyncio.to_thread(write_dataset, workspace, plan, collector.samples(plan, teacher.ledger))
+        manifest = await asyncio.to_thread(write_dataset, workspace, plan, stored_samples(plan, teacher.ledger))
         return Outcome(
             manifest=manifest,
             paid=progress.paid,
@@ -73,22 +72,9 @@ def possibly_paid(ledger: Ledger) -> tuple[Attempt, ...]:
     return tuple(attempt for attempt in ledger.attempts() if attempt.status == "open")
 
 
-class _Collector:
-    """Answers by cell, put back into the order of the plan."""
-
-    def __init__(self) -> None:
-        self._answers: dict[str, tuple[Cell, Answer]] = {}
-
-    def keep(self, cell: Cell, answer: Answer) -> None:
-        self._answers[answer.key] = (cell, answer)
-
-    def samples(self, plan: Plan, ledger: Ledger) -> list[Sample]:
-        """One sample per answered cell; its time is the answer's own, so that the same ledger gives the same bytes."""
-        found = []
-        for cell in plan:
-            if (pair := self._answers.get(cell.request.key)) is None:
-                continue
-            stored = ledger.answer(cell.request.key)
-            if stored is not None:
-                found.append(sample_of(*pair, created_at=stored.finished_at))
-        return found
+def stored_samples(plan: Plan, ledger: Ledger) -> Iterator[Sample]:
+    """One sample per answered cell, in the plan's order, from the ledger: the same ledger gives the same bytes."""
+    for cell in plan:
+        answer = stored_answer(ledger, cell.request)
+        if answer is not None:
+            yield sample_of(cell, answer, created_at=answer.answered_at)

@@ -27,10 +27,11 @@ class Rejection:
 
 
 class Sieve:
-    """The filters of a config. It remembers what it has kept, to find duplicates."""
+    """The filters of a config. It remembers what it has kept of the current prompt, to find duplicates."""
 
     def __init__(self, filters: FilterConfig) -> None:
         self._filters = filters
+        self._prompt: str | None = None
         self._kept: set[str] = set()
 
     def judge(self, sample: Sample) -> Kept | Rejection:
@@ -38,6 +39,8 @@ class Sieve:
         verdict = judge_text(sample.messages[-1].content, sample.finish_reason, self._filters)
         if isinstance(verdict, Rejection) or not self._filters.drop_duplicates:
             return verdict
+        if sample.prompt_id != self._prompt:
+            self._prompt, self._kept = sample.prompt_id, set()
         name = content_id([sample.role, sample.prompt_id, sample.messages[-1].content.split()])
         if name in self._kept:
             return Rejection("duplicate", "the same answer to the same prompt in the same role")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Protocol
 
 from potstill.config import TeacherConfig
@@ -40,6 +41,7 @@ class Answer(Record):
     cost_usd: Usd
     price_id: str
     latency_s: float
+    answered_at: datetime
     reused: bool
 
 

@@ -56,12 +56,7 @@ class PaidTeacher:
 
     def stored(self, request: TeacherRequest) -> Answer | None:
         """The answer that was paid for earlier, parsed anew from its raw reply."""
-        found = self.ledger.answer(request.key)
-        reply = parse_reply(found.reply) if found else None
-        if found is None or reply is None:
-            return None
-        priced = Priced(usd=found.cost_usd, price_id=found.price_id)
-        return _answer(request, reply, priced, found.latency_s, reused=True)
+        return stored_answer(self.ledger, request)
 
     async def ask(self, request: TeacherRequest) -> Answer:
         """Answer one request, from the ledger where it was paid for already.
@@ -176,6 +171,16 @@ class PaidTeacher:
             return self._accounts.book.cost(reply.usage, self._teacher.model, self._teacher.service, today)
 
 
+def stored_answer(ledger: Ledger, request: TeacherRequest) -> Answer | None:
+    """What a ledger holds for a request, parsed anew from its raw reply; None where nothing was paid for yet."""
+    found = ledger.answer(request.key)
+    reply = parse_reply(found.reply) if found else None
+    if found is None or reply is None:
+        return None
+    priced = Priced(usd=found.cost_usd, price_id=found.price_id)
+    return _answer(request, reply, priced, found.latency_s, answered_at=found.finished_at, reused=True)
+
+
 def worst_input_tokens(request: TeacherRequest, estimate: int) -> int:
     """An upper bound of the input: no tokenizer makes more tokens than the text has bytes."""
     return max(estimate, len(canonical_json(request.body)))
@@ -204,7 +209,15 @@ async def open_teacher(
             await transport.close()
 
 
-def _answer(request: TeacherRequest, reply: Reply, priced: Priced, latency_s: float, *, reused: bool) -> Answer:
+def _answer(
+    request: TeacherRequest,
+    reply: Reply,
+    priced: Priced,
+    latency_s: float,
+    *,
+    answered_at: datetime | None = None,
+    reused: bool,
+) -> Answer:
     return Answer(
         key=request.key,
         text=reply.text,
@@ -214,6 +227,7 @@ def _answer(request: TeacherRequest, reply: Reply, priced: Priced, latency_s: fl
         cost_usd=priced.usd,
         price_id=priced.price_id,
         latency_s=latency_s,
+        answered_at=answered_at or datetime.now(UTC),
         reused=reused,
     )
 
