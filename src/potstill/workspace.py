@@ -126,6 +126,16 @@ class Workspace:
         return self.cache / "qdrant"
 
     @property
+    def encoders(self) -> Path:
+        """`cache/encoders/`: the encoders' ONNX graphs, without weights."""
+        return self.cache / "encoders"
+
+    @property
+    def calibration_plot(self) -> Path:
+        """`cache/calibration.png`: wrong hits against hits."""
+        return self.cache / "calibration.png"
+
+    @property
     def calibration(self) -> Path:
         """`cache/calibration.json`."""
         return self.cache / "calibration.json"

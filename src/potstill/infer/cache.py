@@ -101,7 +101,9 @@ def open_cache(config: CacheConfig, workspace: Workspace) -> AnswerCache:
     def make_index(encoder: Encoder) -> Index:
         return _open_index(config, entries.parent / workspace.cache_index.name, store, encoder)
 
-    return AnswerCache(store, lambda: load_encoder(config.encoder), make_index)
+    return AnswerCache(
+        store, lambda: load_encoder(config.encoder, entries.parent / workspace.encoders.name), make_index
+    )
 
 
 def entries_file(config: CacheConfig, workspace: Workspace) -> Path:

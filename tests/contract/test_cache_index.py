@@ -1,21 +1,19 @@
-"""One contract for every index: memory, Qdrant Edge, qdrant-client on a folder and in memory; and for every encoder."""
+"""One contract for every index: memory, Qdrant Edge, qdrant-client on a folder and in memory."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from potstill.errors import InputError, MachineError
+from potstill.errors import MachineError
 from potstill.infer.cache import AnswerCache, catch_up
-from potstill.infer.encoder import HashingEncoder, SentenceEncoder, Vector, load_encoder
+from potstill.infer.encoder import HashingEncoder, Vector
 from potstill.infer.index import EdgeIndex, Index, IndexBusyError, MemoryIndex, QdrantIndex, open_local, open_server
-from potstill.infer.store import EntryStore, Fresh, StoredVector, read_statistics
+from potstill.infer.store import EntryStore, Fresh, StoredVector
 
 DIMS = 4
 EAST, NORTH, NEAR_EAST = (1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.8, 0.6, 0.0, 0.0)
@@ -202,178 +200,3 @@ def test_many_may_be_the_first_at_the_index(tmp_path: Path, kind: str) -> None:
     assert [process.returncode for process in running] == [0, 0, 0]
     held = {"edge": "EdgeIndex", "local": "QdrantIndex"}[kind]
     assert found == [sorted([held, "MemoryIndex", "MemoryIndex"])] * 8
-
-
-def test_entry_lives_its_time_and_a_hit_adds_none(tmp_path: Path) -> None:
-    """The time to live counts from creation; being served does not renew it."""
-    with EntryStore(tmp_path / "e.sqlite3", ttl_s=10) as store:
-        entry = store.put(fresh(), 100.0)
-        store.served(entry, 109.0)
-        assert store.exact("c1:1", "a", 109.9) is not None
-        assert store.exact("c1:1", "a", 110.0) is None
-        assert store.by_number(entry.number, "a", 110.0) is None
-        assert store.drop_expired(110.0) == 1
-        assert store.statistics() == ()
-
-
-def test_dropped_answers_are_counted(tmp_path: Path) -> None:
-    """Forgetting and expiring count a round, so that the next answer is asked for anew; replacing does not."""
-    with EntryStore(tmp_path / "e.sqlite3", ttl_s=10) as store:
-        store.put(fresh(), 1.0)
-        store.put(fresh(), 2.0)
-        assert store.rounds("c1:1") == 0
-        assert store.forget("c1:1")
-        assert not store.forget("c1:1")
-        store.put(fresh(), 3.0)
-        store.drop_expired(13.0)
-        assert store.rounds("c1:1") == 2
-
-
-def test_entry_is_found_in_its_scope_only(tmp_path: Path) -> None:
-    """Neither its key nor its number leads to an entry of another scope."""
-    with EntryStore(tmp_path / "e.sqlite3") as store:
-        entry = store.put(fresh(), 1.0)
-        assert store.exact("c1:1", "b", 2.0) is None
-        assert store.by_number(entry.number, "b", 2.0) is None
-
-
-def test_numbers_are_never_used_twice(tmp_path: Path) -> None:
-    """An index that lags behind never names a wrong entry."""
-    with EntryStore(tmp_path / "e.sqlite3") as store:
-        first = store.put(fresh(), 1.0)
-        store.forget("c1:1")
-        assert store.put(fresh(), 2.0).number > first.number
-
-
-def test_statistics_by_namespace(tmp_path: Path) -> None:
-    """Entries and hits are counted, also by a reader that never writes; a missing file is an empty cache."""
-    path = tmp_path / "e.sqlite3"
-    assert read_statistics(path) == ()
-    assert not path.exists()
-    with EntryStore(path) as store:
-        store.served(store.put(fresh(), 1.0), 2.0)
-        store.put(fresh("c1:2"), 1.0)
-    (found,) = read_statistics(path)
-    assert (found.namespace, found.entries, found.hits) == ("default", 2, 1)
-
-
-def test_foreign_file_is_refused(tmp_path: Path) -> None:
-    """Neither a text nor another program's database is taken for a cache."""
-    import sqlite3
-
-    text, other = tmp_path / "a", tmp_path / "b"
-    text.write_text("no database, but long enough to be looked at as one" * 100)
-    with sqlite3.connect(other) as connection:
-        connection.execute("CREATE TABLE t (x)")
-    connection.close()
-    for path in (text, other):
-        with pytest.raises(InputError):
-            EntryStore(path)
-
-
-def test_many_may_be_the_first(tmp_path: Path) -> None:
-    """Whoever opens a new cache at the same moment as others gets it, and all get the same one."""
-
-    def identity(path: Path, together: threading.Barrier) -> str:
-        together.wait()
-        with EntryStore(path) as store:
-            return store.id
-
-    with ThreadPoolExecutor(6) as pool:
-        for place in range(60):
-            path, together = tmp_path / f"{place}.sqlite3", threading.Barrier(6)
-            assert len(set(pool.map(identity, [path] * 6, [together] * 6))) == 1
-
-
-def test_four_processes_write_at_once(tmp_path: Path) -> None:
-    """Nothing is lost when several processes store answers at the same time."""
-    path = tmp_path / "e.sqlite3"
-    code = (
-        "import sys\nfrom pathlib import Path\nfrom potstill.infer.store import EntryStore, Fresh\n"
-        "with EntryStore(Path(sys.argv[1])) as store:\n    for n in range(50):\n"
-        "        store.put(Fresh(f'{sys.argv[2]}-{n}', 's', 'd', 'q', 'a', 'teacher', None), 1.0, {'e': (1.0, 0.0)})\n"
-    )
-    running = [subprocess.Popen([sys.executable, "-c", code, path, str(n)]) for n in range(4)]
-    assert [process.wait() for process in running] == [0, 0, 0, 0]
-    with EntryStore(path) as store:
-        assert store.version("e")[1] == 200
-
-
-@pytest.fixture(scope="module")
-def minilm() -> SentenceEncoder:
-    """The real MiniLM, from the package that carries it."""
-    return SentenceEncoder("all-MiniLM-L6-v2")
-
-
-@pytest.fixture(params=["hashing", "minilm"])
-def encoder(request: pytest.FixtureRequest) -> HashingEncoder | SentenceEncoder:
-    """The fake and the real encoder."""
-    return HashingEncoder() if request.param == "hashing" else request.getfixturevalue("minilm")
-
-
-def cosine(one: Vector, other: Vector) -> float:
-    """Dot product of unit vectors."""
-    return sum(left * right for left, right in zip(one, other, strict=True))
-
-
-def test_encoder_makes_unit_vectors(encoder: HashingEncoder | SentenceEncoder) -> None:
-    """A vector has the stated dimensions and length one, and one text always has the same vector."""
-    texts = ["What is a LoRA adapter?", "x", "How much memory?"]
-    vectors = encoder.encode(texts)
-    assert {len(vector) for vector in vectors} == {encoder.dims}
-    assert [cosine(vector, vector) for vector in vectors] == pytest.approx([1.0] * 3, abs=1e-5)
-    assert cosine(encoder.encode(texts[:1])[0], vectors[0]) == pytest.approx(1.0, abs=1e-5)
-
-
-def test_encoder_puts_paraphrases_nearer(encoder: HashingEncoder | SentenceEncoder) -> None:
-    """The same question in other words is nearer than another question."""
-    one, same, other = encoder.encode(
-        ["How much GPU memory do I need?", "How much GPU memory is needed?", "What is a good batch size?"]
-    )
-    assert cosine(one, same) > cosine(one, other)
-
-
-def test_encoder_reads_english(encoder: HashingEncoder | SentenceEncoder) -> None:
-    """English is readable, nothing is not."""
-    assert encoder.unreadable("How much GPU memory do I need?") is None
-    assert encoder.unreadable("  ") is not None
-
-
-def test_hashing_id_is_stable_across_processes() -> None:
-    """Hashing does not depend on the process: its vectors may be stored."""
-    code = "from potstill.infer.encoder import HashingEncoder as E; print(E(8).encode(['abc'])[0])"
-    outputs = {subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout for _ in range(2)}
-    assert len(outputs) == 1
-
-
-def test_minilm_knows_what_it_cannot_read(minilm: SentenceEncoder) -> None:
-    """Chinese is mostly unknown tokens, and a long text would be cut: both are told."""
-    assert "does not know" in str(minilm.unreadable("現在的顯示卡需要多少記憶體?"))
-    assert "more than the 256" in str(minilm.unreadable("memory " * 300))
-
-
-def test_minilm_needs_no_network() -> None:
-    """The packaged model loads in a process in which every connection is refused."""
-    code = (
-        "import socket\n"
-        "def refuse(*a, **k): raise SystemExit('network: ' + repr(a[1:]))\n"
-        "socket.socket.connect = refuse; socket.getaddrinfo = refuse\n"
-        "from potstill.infer.encoder import SentenceEncoder\n"
-        "print(SentenceEncoder('all-MiniLM-L6-v2').id)\n"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("all-MiniLM-L6-v2/")
-
-
-def test_minilm_id_names_its_weights(minilm: SentenceEncoder) -> None:
-    """The id carries model, weights and precision, and is the same for the same weights."""
-    name, sha, precision = minilm.id.split("/")
-    assert (name, precision) == ("all-MiniLM-L6-v2", "float32")
-    assert len(sha) == 16
-
-
-def test_unknown_folder_is_a_clear_error(tmp_path: Path) -> None:
-    """A folder without a model is a MachineError that names it."""
-    with pytest.raises(MachineError, match="cannot be loaded"):
-        load_encoder(str(tmp_path))
