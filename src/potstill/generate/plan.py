@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from potstill.config import Config
 from potstill.prompts import Prompt, Role
-from potstill.records import Message
+from potstill.records import Message, content_id
 from potstill.teacher.calls import TeacherRequest, build_request
 
 
@@ -39,29 +39,63 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """All cells of a run, in the order prompt, role, sample; streamed anew on every pass."""
+    """All cells of a run, in the order prompt, role, sample; streamed anew on every pass.
+
+    A cell's position in that order is its name within the plan: a run that goes on where another stopped skips what
+    is done by position alone, without building a request.
+    """
 
     config: Config
     prompts: Prompts
     roles: Sequence[Role]
 
+    @property
+    def per_prompt(self) -> int:
+        """Cells of one prompt."""
+        return len(self.roles) * self.config.generate.samples_per_prompt
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the plan by everything that decides what its cells are, but for the prompts' texts."""
+        generate = self.config.generate.model_dump(mode="json", exclude={"filters", "splits", "judge"})
+        teacher = self.config.teacher.model_dump(mode="json", include={"model", "thinking_budget"})
+        return content_id([generate, teacher, [[role.name, role.sha] for role in self.roles]])
+
     def __len__(self) -> int:
-        return len(self.prompts) * len(self.roles) * self.config.generate.samples_per_prompt
+        return len(self.prompts) * self.per_prompt
 
     def __iter__(self) -> Iterator[Cell]:
+        return (cell for _, cell in self.cells())
+
+    def cells(self, start: int = 0, holes: Iterable[int] = ()) -> Iterator[tuple[int, Cell]]:
+        """Position and cell of the `holes` (positions below `start`, ascending), then of everything from `start` on."""
+        waiting = iter(holes)
+        hole = next(waiting, None)
+        for index, prompt in enumerate(self.prompts):
+            first = index * self.per_prompt
+            past = first + self.per_prompt
+            if past <= start and (hole is None or hole >= past):
+                continue
+            for position in range(first, past):
+                is_hole = position == hole
+                if is_hole:
+                    hole = next(waiting, None)
+                if is_hole or position >= start:
+                    yield position, self._cell(prompt, position - first)
+
+    def _cell(self, prompt: Prompt, index: int) -> Cell:
+        """Cell number `index` of a prompt."""
         generate = self.config.generate
-        for prompt in self.prompts:
-            for role in self.roles:
-                for sample in range(generate.samples_per_prompt):
-                    request = build_request(
-                        self.config.teacher,
-                        chat(role, prompt),
-                        temperature=generate.temperature,
-                        max_output_tokens=generate.max_output_tokens,
-                        sample=sample,
-                        role=role.name,
-                    )
-                    yield Cell(prompt, role, sample, request)
+        role, sample = self.roles[index // generate.samples_per_prompt], index % generate.samples_per_prompt
+        request = build_request(
+            self.config.teacher,
+            chat(role, prompt),
+            temperature=generate.temperature,
+            max_output_tokens=generate.max_output_tokens,
+            sample=sample,
+            role=role.name,
+        )
+        return Cell(prompt, role, sample, request)
 
 
 def chat(role: Role, prompt: Prompt) -> tuple[Message, ...]:
