@@ -8,113 +8,23 @@ output and thinking tokens at the output price; the prompt's length picks the ti
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterator, Mapping
 from datetime import date, timedelta
 from decimal import Decimal
-from importlib.resources import files
-from pathlib import Path
-from typing import Any
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from potstill.config import PricesConfig
-from potstill.errors import ConfigError, InputError, UnknownModelError
+from potstill.errors import ConfigError, UnknownModelError
+from potstill.pricing.files import read_book, validated
+from potstill.pricing.rows import OVERRIDE, SERVICES, BookData, Limit, Model, Price, Row, Tier
 from potstill.records import Usage
-from potstill.workspace import read_text
 
-MILLION = Decimal(1_000_000)
-SERVICES = ("standard", "flex", "batch", "priority")
+__all__ = ["SERVICES", "Price", "PriceBook", "Priced", "load_prices"]
 
-
-class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+ONE_DAY = timedelta(days=1)
+OVERRIDE_KEYS = {"input": "input", "output": "output", "cached_input": "cached"}
 
 
-class Price(_Row):
-    """One row: dollars per million tokens for a service, a span of days and a span of prompt lengths."""
-
-    model: str = ""
-    service: str
-    valid_from: date | None = Field(None, alias="from")
-    valid_to: date | None = Field(None, alias="to")
-    prompt_over: int | None = Field(None, alias="gt")
-    prompt_up_to: int | None = Field(None, alias="le")
-    input: Decimal
-    output: Decimal
-    cached: Decimal | None = None
-    source: str
-    as_of: str
-    derived: bool = False
-
-    @property
-    def id(self) -> str:
-        """Names the row wherever a cost is written down."""
-        tier = f"/over-{self.prompt_over}" if self.prompt_over else ""
-        return f"{self.model}/{self.service}/{self.valid_from or 'start'}{tier}/{self.source}"
-
-    def covers(self, service: str, on: date, prompt_tokens: int) -> bool:
-        """Whether the row holds for this service, day and prompt."""
-        in_time = (self.valid_from is None or self.valid_from <= on) and (self.valid_to is None or on <= self.valid_to)
-        over = self.prompt_over is None or prompt_tokens > self.prompt_over
-        up_to = self.prompt_up_to is None or prompt_tokens <= self.prompt_up_to
-        return self.service == service and in_time and over and up_to
-
-    def cost(self, usage: Usage) -> Decimal:
-        """Dollars for one answer's usage."""
-        cached = self.input if self.cached is None else self.cached
-        return (
-            (usage.input_tokens - usage.cached_tokens) * self.input
-            + usage.cached_tokens * cached
-            + (usage.output_tokens + usage.thinking_tokens) * self.output
-        ) / MILLION
-
-
-class Model(_Row):
-    """A model's facts and its prices."""
-
-    id: str
-    aliases: tuple[str, ...] = ()
-    status: str
-    shutdown: date | None = None
-    free_tier: bool
-    prices: tuple[Price, ...]
-
-
-class Limit(_Row):
-    """Quota of a model in a usage tier: requests a minute, input tokens a minute, requests a day."""
-
-    model: str
-    tier: str
-    rpm: int | None
-    tpm_input: int | None
-    rpd: int | None
-    source: str
-    as_of: str
-
-
-class GpuPrice(_Row):
-    """Dollars an hour for a rented GPU."""
-
-    provider: str
-    gpu: str
-    usd_per_hour: Decimal
-    source: str
-    as_of: str
-    note: str = ""
-
-
-class _Book(_Row):
-    schema_version: int
-    read: date
-    about: str
-    sources: Mapping[str, Any]
-    models: tuple[Model, ...]
-    limits: tuple[Limit, ...] = ()
-    gpus: tuple[GpuPrice, ...] = ()
-
-
-class Priced(_Row):
+class Priced(Row):
     """Dollars, and the row that they come from."""
 
     usd: Decimal
@@ -124,13 +34,14 @@ class Priced(_Row):
 class PriceBook:
     """Prices by model, service and day."""
 
-    def __init__(self, book: _Book, overrides: Mapping[str, Mapping[str, Decimal]]) -> None:
-        self.read_on = book.read
-        self.limits = book.limits
-        self.gpus = book.gpus
-        self._models = {model.id: model for model in book.models}
-        self._aliases = {alias: model.id for model in book.models for alias in model.aliases}
-        self._overrides = {name: _override(name, values) for name, values in overrides.items()}
+    def __init__(self, data: BookData, overrides: Mapping[str, Mapping[str, Decimal]]) -> None:
+        self.data = data
+        self.name = data.name
+        self.read_on = data.read
+        self.limits = data.limits
+        self._models = {model.id: _named(model) for model in data.models}
+        self._aliases = {alias: model.id for model in data.models for alias in model.aliases}
+        self._overrides = {self._known(name): _overrides(name, values) for name, values in overrides.items()}
         self.overridden = frozenset(self._overrides)
 
     def models(self) -> tuple[Model, ...]:
@@ -139,37 +50,51 @@ class PriceBook:
 
     def model(self, name: str) -> Model:
         """A model by name or alias; raises UnknownModelError naming its nearest neighbour."""
-        plain = name.removeprefix("models/")
-        known = self._aliases.get(plain, plain)
+        known = self._known(name)
         if known in self._models:
             return self._models[known]
-        near = difflib.get_close_matches(plain, [*self._models, *self._aliases], n=1)
+        near = difflib.get_close_matches(known, [*self._models, *self._aliases], n=1)
         message = f"no price for model {name!r}"
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UnknownModelError(message, hint=hint + "`potstill cost prices` lists them; prices.overrides adds one")
 
+    def answering(self, name: str, on: date) -> Model:
+        """The model that answers requests for `name` on a day: itself, or what a retired model is routed to.
+
+        Raises UnknownModelError for a model that was shut down without a successor for its requests.
+        """
+        found = self.model(name)
+        while found.gone(on):
+            if found.routed_to is None:
+                message = f"{found.id} was shut down on {found.shutdown}"
+                instead = found.replacement or "gemini-3.5-flash-lite"
+                raise UnknownModelError(message, hint=f"use --set teacher.model={instead}, or an earlier --as-of")
+            found = self.model(found.routed_to)
+        return found
+
     def price(self, model: str, service: str, on: date, prompt_tokens: int = 0) -> Price:
-        """The row for a model, service, day and prompt length; raises UnknownModelError where there is none."""
-        plain = model.removeprefix("models/")
-        if plain in self._overrides:
-            return self._overrides[plain]
-        found = self.model(model)
-        if found.shutdown is not None and on >= found.shutdown:
-            message = f"{found.id} was shut down on {found.shutdown}"
-            raise UnknownModelError(
-                message, hint="use --set teacher.model=gemini-3.5-flash-lite, or an earlier --as-of"
-            )
-        row = next((row for row in found.prices if row.covers(service, on, prompt_tokens)), None)
-        if row is None:
-            message = f"no price for {found.id}, service {service}, on {on}"
-            has = sorted({price.service for price in found.prices})
-            raise UnknownModelError(message, hint=f"it has {', '.join(has) or 'no prices at all'}")
-        return row.model_copy(update={"model": found.id})
+        """The row for a model, service, day and prompt length; raises UnknownModelError where there is none.
+
+        A retired model whose requests are routed on is priced as the model that answers.
+        """
+        rows = self._overrides.get(self._known(model))
+        found = None if rows else self.answering(model, on)
+        for row in rows or (found.prices if found else ()):
+            if row.covers(service, on, prompt_tokens):
+                return row
+        if found is None:
+            return self._missing(self._known(model), service, on, rows or ())
+        return self._missing(found.id, service, on, found.prices)
 
     def cost(self, usage: Usage, model: str, service: str, on: date) -> Priced:
         """Exact dollars for one answer's usage."""
         price = self.price(model, service, on, usage.input_tokens)
         return Priced(usd=price.cost(usage), price_id=price.id)
+
+    def services(self, model: str, on: date) -> tuple[str, ...]:
+        """The services in which a model has a price on a day."""
+        rows = self._overrides.get(self._known(model)) or self.answering(model, on).prices
+        return tuple(name for name in SERVICES if any(row.covers(name, on, 0) for row in rows))
 
     def worst_case(
         self,
@@ -183,6 +108,7 @@ class PriceBook:
     ) -> Decimal:
         """The most that a request can cost: nothing cached, all output and all thinking used, the dearest tier.
 
+        The hour and time zone of a price change are published nowhere, so the days before and after count as well.
         A `thinking_budget` of None has no bound of its own; it is then taken to be another `max_output_tokens`.
         """
         thinking = max_output_tokens if thinking_budget is None else thinking_budget
@@ -190,48 +116,72 @@ class PriceBook:
         return max(price.cost(usage) for price in self._tiers(model, service, on))
 
     def last_day(self, model: str) -> date | None:
-        """The last day on which a retired model had a price; None for a model that is still there."""
+        """The last day on which a retired model had a price of its own; None for a model that is still there."""
         shutdown = self.model(model).shutdown
-        return shutdown - timedelta(days=1) if shutdown else None
+        return shutdown - ONE_DAY if shutdown else None
+
+    def limit(self, model: str, tier: str) -> Limit | None:
+        """The published quota of a model in a tier, the one in force before a superseded one; None where none is."""
+        known = self._known(model)
+        rows = [row for row in self.limits if (row.model, row.tier) == (known, tier)]
+        return min(rows, key=lambda row: row.superseded, default=None)
+
+    def tier(self, name: str) -> Tier | None:
+        """The usage tier's rules; None in a book without them."""
+        return next((tier for tier in self.data.tiers if tier.tier == name), None)
+
+    def enqueued_tokens(self, model: str, tier: str) -> int | None:
+        """How many batch tokens may wait at once; None where no source says."""
+        queues = self.data.batch.queues if self.data.batch else ()
+        known = self._known(model)
+        return next((row.enqueued_tokens for row in queues if (row.model, row.tier) == (known, tier)), None)
+
+    def _known(self, name: str) -> str:
+        plain = name.removeprefix("models/")
+        return self._aliases.get(plain, plain)
+
+    def _missing(self, model: str, service: str, on: date, rows: tuple[Price, ...]) -> Price:
+        message = f"no price for {model}, service {service}, on {on}"
+        has = sorted({price.service for price in rows})
+        raise UnknownModelError(message, hint=f"it has {', '.join(has) or 'no prices at all'}")
 
     def _tiers(self, model: str, service: str, on: date) -> Iterator[Price]:
-        """The rows of every prompt length."""
+        """The rows of every prompt length that may hold on this day or beside it."""
         yield (first := self.price(model, service, on))
-        if first.prompt_up_to is not None:
-            yield self.price(model, service, on, first.prompt_up_to + 1)
+        rows = self._overrides.get(self._known(model)) or self.answering(model, on).prices
+        near = (on - ONE_DAY, on, on + ONE_DAY)
+        for row in rows:
+            if row is not first and row.service in (service, OVERRIDE) and any(row.holds_on(day) for day in near):
+                yield row
 
 
 def load_prices(config: PricesConfig) -> PriceBook:
     """The shipped book, or `prices.file`, with `prices.overrides` on top; raises InputError naming file and field."""
-    if config.file is None:
-        origin, text = "prices.json", files("potstill.pricing").joinpath("prices.json").read_text("utf-8")
-    else:
-        origin, text = config.file, read_text(Path(config.file), "price file")
-    try:
-        return PriceBook(_Book.model_validate(json.loads(text)), config.overrides)
-    except json.JSONDecodeError as error:
-        message = f"{origin}:{error.lineno}: not JSON: {error.msg}"
-        raise InputError(message) from error
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        message = f"{origin}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-        raise InputError(message) from error
+    origin, data = read_book(config.file)
+    return PriceBook(validated(BookData, data, origin), config.overrides)
 
 
-def _override(model: str, values: Mapping[str, Decimal]) -> Price:
-    unknown = set(values) - {"input", "output", "cached_input"}
-    if unknown or not {"input", "output"} <= set(values):
+def _named(model: Model) -> Model:
+    """The model with its name on every row, so that a row can say what it prices."""
+    rows = tuple(row.model_copy(update={"model": model.id}) for row in model.prices)
+    return model.model_copy(update={"prices": rows})
+
+
+def _overrides(model: str, values: Mapping[str, Decimal]) -> tuple[Price, ...]:
+    """Rows of the config: `flex_input` and the like for one service first, then `input` for all that are left."""
+    found, left = [], dict(values)
+    for service in SERVICES:
+        own = {key.removeprefix(f"{service}_"): left.pop(key) for key in values if key.startswith(f"{service}_")}
+        found += [_override(model, service, own)] if own else []
+    return (*found, _override(model, OVERRIDE, left))
+
+
+def _override(model: str, service: str, values: Mapping[str, Decimal]) -> Price:
+    if set(values) - set(OVERRIDE_KEYS) or not {"input", "output"} <= set(values):
         message = f"prices.overrides.{model}: needs input and output, may have cached_input; got {sorted(values)}"
-        raise ConfigError(message)
+        raise ConfigError(message, hint="batch_input, flex_output and so on price one service")
     if min(values.values()) < 0:
         message = f"prices.overrides.{model}: a price is never negative"
         raise ConfigError(message)
-    return Price(
-        model=model,
-        service="override",
-        input=values["input"],
-        output=values["output"],
-        cached=values.get("cached_input"),
-        source="config",
-        as_of="config",
-    )
+    prices = {OVERRIDE_KEYS[key]: value for key, value in values.items()}
+    return Price(model=model, service=service, source="config", as_of="config", **prices)
