@@ -11,6 +11,10 @@ import typer
 from potstill.cli.session import Session, with_session
 from potstill.errors import UsageError
 
+QUOTAS = ("rpm", "tpm", "rpd", "spend_usd")
+LENGTHS = ("answer_tokens", "answer_spread", "thinking_tokens", "thinking_spread")
+BATCH = ("pending_s", "s", "expiry_s", "partial", "jobs", "tokens")
+
 
 @with_session()
 def emulator(  # noqa: PLR0913, PLR0917  (one option a setting)
@@ -19,19 +23,29 @@ def emulator(  # noqa: PLR0913, PLR0917  (one option a setting)
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0: any free one.")] = 8018,
     latency_s: Annotated[float, typer.Option(help="Median seconds of an answer.")] = 0.02,
-    quota: Annotated[list[str] | None, typer.Option(help="rpm=N, tpm=N or rpd=N. Repeatable.")] = None,
+    latency_spread: Annotated[float, typer.Option(help="Standard deviation of the latency's logarithm.")] = 0.3,
+    length: Annotated[list[str] | None, typer.Option(help=f"NAME=VALUE: {', '.join(LENGTHS)}. Repeatable.")] = None,
+    quota: Annotated[list[str] | None, typer.Option(help=f"NAME=VALUE: {', '.join(QUOTAS)}. Repeatable.")] = None,
+    tier: Annotated[str, typer.Option(help="Usage tier in the quotas' names: free, tier1, tier2, tier3.")] = "free",
     minute_s: Annotated[float, typer.Option(help="Seconds that a quota's minute lasts.")] = 60.0,
+    day_s: Annotated[float | None, typer.Option(help="Seconds of a quota's day; else to midnight Pacific.")] = None,
     fault: Annotated[list[str] | None, typer.Option(help="NAME=SHARE, e.g. http-503=0.1. Repeatable.")] = None,
+    stall_s: Annotated[float, typer.Option(help="Seconds that a stalled or slow request takes.")] = 30.0,
+    batch: Annotated[list[str] | None, typer.Option(help=f"NAME=VALUE: {', '.join(BATCH)}. Repeatable.")] = None,
+    key: Annotated[list[str] | None, typer.Option(help="API key to accept; else any. Repeatable.")] = None,
     seed: Annotated[int, typer.Option(help="Draws faults and latencies differently.")] = 0,
     log: Annotated[str | None, typer.Option(help="File for the request log (JSON Lines).")] = None,
 ) -> None:
-    """Answer like Gemini, on this machine: same protocol, quotas, faults and token counts; no key is checked."""
+    """Answer like Gemini, on this machine: same protocol, quotas, faults, batches and token counts."""
     from pydantic import ValidationError
 
     from potstill.teacher.emulator.settings import EmulatorSettings
 
     given: dict[str, Any] = {"faq": faq, "host": host, "port": port, "latency_s": latency_s, "minute_s": minute_s}
-    given |= {"seed": seed, "log": log, "faults": _pairs(fault, "--fault"), **_pairs(quota, "--quota")}
+    given |= {"latency_spread": latency_spread, "day_s": day_s, "stall_s": stall_s, "tier": tier, "seed": seed}
+    given |= {"log": log, "keys": tuple(key or ()), "faults": _pairs(fault, "--fault")}
+    given |= {**_pairs(quota, "--quota", QUOTAS), **_pairs(length, "--length", LENGTHS)}
+    given |= {f"batch_{name}": value for name, value in _pairs(batch, "--batch", BATCH).items()}
     try:
         settings = EmulatorSettings.model_validate(given)
     except ValidationError as error:
@@ -39,14 +53,15 @@ def emulator(  # noqa: PLR0913, PLR0917  (one option a setting)
         message = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
         raise UsageError(message, hint="see `potstill emulator --help`") from error
     if session.dry_run:
-        session.show_plan({"emulator": settings.model_dump(mode="json")}, f"would listen on {host}:{port}")
+        shown = settings.model_dump(mode="json", exclude={"keys"})
+        session.show_plan({"emulator": shown}, f"would listen on {host}:{port}")
         return
     asyncio.run(_serve(session, settings))
 
 
 async def _serve(session: Session, settings: Any) -> None:
     """Serve until SIGTERM (exit code 0) or SIGINT (130)."""
-    from potstill.teacher.emulator.server import listening
+    from potstill.teacher.emulator.serving import listening
 
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
@@ -56,12 +71,13 @@ async def _serve(session: Session, settings: Any) -> None:
         await stop.wait()
 
 
-def _pairs(given: list[str] | None, option: str) -> dict[str, str]:
+def _pairs(given: list[str] | None, option: str, known: tuple[str, ...] = ()) -> dict[str, str]:
+    """The NAME=VALUE texts of an option; `known` are the names that it takes, where it says so itself."""
     pairs = {}
     for text in given or []:
         name, equals, value = text.partition("=")
-        if not equals:
-            message = f"{option} {text!r} is not of the form NAME=VALUE"
-            raise UsageError(message)
+        if not equals or (known and name not in known):
+            message = f"{option} {text!r} is not of the form NAME=VALUE" if not equals else f"{option}: no {name!r}"
+            raise UsageError(message, hint=f"one of {', '.join(known)}" if known else None)
         pairs[name] = value
     return pairs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections import Counter
 
 CJK_TOKENS = 0.775
 CJK_PUNCTUATION_TOKENS = 1.19
@@ -18,8 +19,13 @@ CJK_PUNCTUATION_RANGE = (0x3000, 0x303F)
 
 
 def estimate_tokens(text: str) -> int:
-    """Estimated tokens of a text, rounded up. Four characters a token would undercount Chinese by 58 to 69 %."""
-    return math.ceil(sum(_weight(character) for character in text))
+    """Estimated tokens of a text, rounded up. Four characters a token would undercount Chinese by 58 to 69 %.
+
+    Each distinct character is weighed once: 2,000 characters take microseconds, not a millisecond.
+    """
+    if text.isascii():
+        return math.ceil(len(text) * ASCII_TOKENS)
+    return math.ceil(sum(_weight(character) * count for character, count in Counter(text).items()))
 
 
 def _weight(character: str) -> float:

@@ -15,6 +15,8 @@ from potstill.workspace import read_text, shipped
 
 FLOOR = 0.25
 """Cosine below which a question is taken to be about something else."""
+REMEMBERED = 50_000
+"""Questions whose topic is kept."""
 
 
 class Item(BaseModel):
@@ -40,19 +42,31 @@ class Faq:
 
     def __init__(self, items: tuple[Item, ...], personas: dict[str, str]) -> None:
         self._personas = personas
-        self._rows = [(item, Counter(features(question))) for item in items for question in item.questions]
-        seen = Counter(word for _, bag in self._rows for word in bag)
-        self._weights = {word: log(1 + len(self._rows) / count) for word, count in seen.items()}
-        self._vectors = [(item, self._vector(bag)) for item, bag in self._rows]
+        rows = [(item, Counter(features(question))) for item in items for question in item.questions]
+        seen = Counter(word for _, bag in rows for word in bag)
+        self._items = [item for item, _ in rows]
+        self._weights = {word: log(1 + len(rows) / count) for word, count in seen.items()}
+        self._postings: dict[str, list[tuple[int, float]]] = {}
+        for number, (_, bag) in enumerate(rows):
+            for word, weight in self._vector(bag).items():
+                self._postings.setdefault(word, []).append((number, weight))
+        self._remembered: dict[str, Item | None] = {}
 
     def nearest(self, question: str) -> Item | None:
-        """The topic of the nearest known question; None where nothing is near."""
-        asked = self._vector(Counter(features(question)))
-        scored = [
-            (sum(asked.get(word, 0.0) * weight for word, weight in row.items()), item) for item, row in self._vectors
-        ]
-        score, item = max(scored, key=lambda pair: pair[0], default=(0.0, None))
-        return item if score >= FLOOR else None
+        """The topic of the nearest known question; None where nothing is near. Looked up once for each question."""
+        if question not in self._remembered:
+            if len(self._remembered) >= REMEMBERED:
+                self._remembered.clear()
+            self._remembered[question] = self._nearest(question)
+        return self._remembered[question]
+
+    def _nearest(self, question: str) -> Item | None:
+        scores: dict[int, float] = {}
+        for word, asked in self._vector(Counter(features(question))).items():
+            for number, weight in self._postings.get(word, ()):
+                scores[number] = scores.get(number, 0.0) + asked * weight
+        best = max(scores, key=lambda number: (scores[number], -number), default=None)
+        return self._items[best] if best is not None and scores[best] >= FLOOR else None
 
     def answer(self, item: Item, system: str) -> str:
         """The answer of the persona whose phrase stands in the system prompt."""

@@ -1,372 +1,235 @@
-"""The emulator's HTTP server: routes of v1 and v1beta, faults, the request log."""
+"""The emulator's routes: models, answers, token counts, embeddings; files and batches have modules of their own."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-import random
-import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn
 
 from aiohttp import web
 
-from potstill.errors import MachineError
-from potstill.pricing.tokens import estimate_tokens
-from potstill.records import Record, Usage, canonical_json
-from potstill.teacher.emulator.faq import load_faq
-from potstill.teacher.emulator.quotas import Quotas
-from potstill.teacher.emulator.replies import (
-    Asked,
-    answer_text,
-    error_body,
-    invalid_key_body,
-    quota_body,
-    response,
-    text_candidate,
-    usage_of,
+from potstill.records import Usage
+from potstill.teacher.emulator import models
+from potstill.teacher.emulator.answering import Answered, Answerer
+from potstill.teacher.emulator.batches import Batches
+from potstill.teacher.emulator.billing import Billing
+from potstill.teacher.emulator.checks import camel, camel_keys, refused_body, refused_deadline
+from potstill.teacher.emulator.faults import HTTP, QUOTA, Faults
+from potstill.teacher.emulator.files import Files
+from potstill.teacher.emulator.jobs import Worker
+from potstill.teacher.emulator.journal import Journal
+from potstill.teacher.emulator.quotas import ADVICE_PER_DAY_S, Quotas, exceeded
+from potstill.teacher.emulator.refusals import (
+    Refusal,
+    RefusedError,
+    bad_request,
+    check,
+    invalid_key,
+    no_key,
+    of_fault,
+    over_quota,
+    unknown_model,
+)
+from potstill.teacher.emulator.replies import Asked, usage_of
+from potstill.teacher.emulator.sending import (
+    abort,
+    cut_off,
+    hang_up,
+    pieces,
+    refuse,
+    stream,
+    text_of,
+    trickle,
 )
 from potstill.teacher.emulator.settings import EmulatorSettings
 
-MODELS = ("gemini-3.5-flash-lite", "gemini-3.5-flash", "gemini-3.8-flash", "gemini-2.5-flash")
-FIELDS = {
-    "contents",
-    "systemInstruction",
-    "generationConfig",
-    "safetySettings",
-    "tools",
-    "toolConfig",
-    "cachedContent",
-    "serviceTier",
-    "labels",
-    "store",
-    "model",
-}
-MIN_DEADLINE_S = 10
-BODY_FAULTS = {"safety": "SAFETY", "recitation": "RECITATION", "no-content": "OTHER", "empty": "STOP"}
-HTTP_FAULTS = {
-    "http-500": (500, "INTERNAL", "An internal error has occurred. Please retry or report."),
-    "http-503": (503, "UNAVAILABLE", "The model is overloaded. Please try again later."),
-    "bare-429": (429, "RESOURCE_EXHAUSTED", "Resource has been exhausted (e.g. check quota)."),
-}
+BREAKS = frozenset({"mid-stream", "reset", "disconnect", "truncated"})
+"""Faults that end a stream halfway."""
+MAX_BODY = 20 * 2**20
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Logged(Record):
-    """One request: what it was, how it ended, and the tokens that it was billed for."""
-
-    at: datetime
-    model: str
-    method: str
-    digest: str
-    status: int
-    fault: str | None
-    finish_reason: str | None
-    service: str
-    billed: Usage
-
-
-@dataclass
 class Emulator:
     """The state of one emulator."""
 
-    settings: EmulatorSettings
-    logged: list[Logged] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._faq = load_faq(self.settings.faq) if self.settings.faq else None
-        self._quotas = Quotas(self.settings)
-        self._random = random.Random(self.settings.seed)  # noqa: S311  (a simulation)
+    def __init__(self, settings: EmulatorSettings) -> None:
+        self.settings = settings
+        self.journal = Journal(settings.log)
+        self._quotas = Quotas(settings)
+        self._faults = Faults(settings)
+        self._answerer = Answerer(settings)
+        self._billing = Billing(settings, self.journal, self._quotas)
+        self._files = Files()
+        worker = Worker(settings, self._answerer, self._billing, self._files, self._faults)
+        self._batches = Batches(settings, worker, self._files, self._faults)
 
     def app(self) -> web.Application:
-        """The routes. `reset` and `truncated` bill, because the work was done before the line broke."""
-        app = web.Application(client_max_size=64 * 2**20)
+        """The routes of v1 and v1beta."""
+        app = web.Application(client_max_size=MAX_BODY, middlewares=[self._guard])
         for version in ("v1", "v1beta"):
+            app.router.add_post(f"/{version}/models/{{model}}:{{method}}", self._call)
             app.router.add_get(f"/{version}/models", self._models)
             app.router.add_get(f"/{version}/models/{{model}}", self._model)
-            app.router.add_post(f"/{version}/models/{{model}}:{{method}}", self._call)
+        self._files.route(app)
+        self._batches.route(app)
+        app.cleanup_ctx.append(self._open)
         return app
 
+    async def _open(self, _: web.Application) -> AsyncIterator[None]:
+        with self.journal.opened():
+            yield
+            await self._batches.close()
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Check the key and the deadline before anything is read."""
+        key = request.headers.get("x-goog-api-key") or request.query.get("key")
+        if not self._files.knows_upload(request):
+            if not key:
+                return refuse(no_key())
+            if self.settings.keys and key not in self.settings.keys:
+                return refuse(invalid_key())
+        if (refusal := refused_deadline(request.headers.get("X-Server-Timeout"))) is not None:
+            return refuse(refusal)
+        try:
+            return await handler(request)
+        except RefusedError as error:
+            return refuse(error.refusal)
+
     async def _models(self, request: web.Request) -> web.Response:
-        if (refused := self._refused_key(request)) is not None:
-            return refused
-        return web.json_response({"models": [_model_facts(name) for name in MODELS]})
+        try:
+            names, following = models.page([*models.CHAT, *models.EMBEDDING], dict(request.query), 50)
+        except ValueError:
+            return refuse(bad_request("Invalid page size or page token."))
+        listed = {"models": [models.facts(name) for name in names]}
+        return web.json_response({**listed, **({"nextPageToken": following} if following else {})})
 
     async def _model(self, request: web.Request) -> web.Response:
-        if (refused := self._refused_key(request)) is not None:
-            return refused
         name = request.match_info["model"]
-        return web.json_response(_model_facts(name)) if name in MODELS else _unknown_model(name)
+        if models.methods(name):
+            return web.json_response(models.facts(name))
+        return refuse(unknown_model(name, _version(request), "generateContent"))
 
     async def _call(self, request: web.Request) -> web.StreamResponse:
         model, method = request.match_info["model"], request.match_info["method"]
-        if (refused := self._refused_key(request)) is not None:
-            return refused
-        if model not in MODELS or method not in ("generateContent", "streamGenerateContent", "countTokens"):
-            return _unknown_model(model)
-        try:
-            body = json.loads(await request.text())
-        except json.JSONDecodeError:
-            return _bad("Invalid JSON payload received.")
-        if method == "countTokens":
-            return _count(model, body)
-        if (wrong := _wrong(request, body)) is not None:
-            return wrong
+        if method not in models.methods(model):
+            raise RefusedError(unknown_model(model, _version(request), method))
+        body = await _body(request)
+        match method:
+            case "countTokens":
+                return _counted(model, camel_keys(body))
+            case "embedContent" | "batchEmbedContents":
+                return self._embed(model, method, body)
+            case "batchGenerateContent":
+                return await self._batches.create(request, model, body)
+        body = camel(body)
+        check(refused_body(model, body))
         return await self._generate(request, Asked(model, body), method)
 
     async def _generate(self, request: web.Request, asked: Asked, method: str) -> web.StreamResponse:
-        tokens = estimate_tokens(asked.whole)
-        exceeded = self._quotas.admit(time.monotonic(), tokens)
-        if exceeded is not None:
-            self._log(asked, method, 429, fault="quota")
-            body = quota_body(asked.model, exceeded.quota_id, exceeded.value, exceeded.retry_s)
-            return web.json_response(body, status=429)
-        fault = self._fault()
-        spread = self._random.lognormvariate(0, self.settings.latency_spread)
-        await asyncio.sleep(self.settings.stall_s if fault == "stall" else self.settings.latency_s * spread)
-        if fault in HTTP_FAULTS:
-            code, status, message = HTTP_FAULTS[fault]
-            self._log(asked, method, code, fault=fault)
-            return web.json_response(error_body(code, status, message), status=code)
-        body, usage, finish_reason = self._answer(asked, fault)
-        self._log(asked, method, 200, fault=fault, finish_reason=finish_reason, billed=usage)
-        if fault == "reset":
-            _drop(request)
-            return web.Response()
-        if fault == "truncated":
-            return await _cut_off(request, json.dumps(body))
+        quota = self._quotas.admit(asked.model, time.time(), asked.input_tokens)
+        if quota is not None:
+            self._refuse(asked, method, over_quota(asked.model, quota), "quota")
+        fault = self._faults.of_request()
+        if fault in QUOTA:
+            self._refuse(asked, method, self._quota_fault(asked, fault), fault)
+        if fault == "unbilled":
+            self.journal.write(asked, method, 0, fault=fault)
+            return abort(request)
+        wait_s = self.settings.stall_s if fault == "stall" else self.settings.latency_s * self._faults.latency_factor()
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
+        if fault in HTTP:
+            self._refuse(asked, method, of_fault(fault), fault)
         if method == "streamGenerateContent":
-            return await _stream(request, asked, body)
-        return web.json_response(body, headers={"x-gemini-service-tier": _service(asked)})
+            return await self._stream(request, asked, fault)
+        return await self._send(request, asked, fault)
 
-    def _answer(self, asked: Asked, fault: str | None) -> tuple[dict[str, Any], Usage, str]:
-        """A body with status 200, what it bills, and its finish reason."""
-        thinking = self._thinking(asked)
-        if fault == "blocked":
-            usage = usage_of(asked, "", 0)
-            return response(asked, usage, None, promptFeedback={"blockReason": "PROHIBITED_CONTENT"}), usage, "BLOCKED"
-        if fault == "thinking-limit":
-            usage = usage_of(asked, "", int(asked.config.get("maxOutputTokens", 2000)))
-            return response(asked, usage, text_candidate("", "MAX_TOKENS")), usage, "MAX_TOKENS"
-        if fault in BODY_FAULTS:
-            usage, reason = usage_of(asked, "", thinking), BODY_FAULTS[fault]
-            candidate = {"finishReason": reason} if fault == "no-content" else text_candidate("", reason)
-            return response(asked, usage, candidate), usage, reason
-        text = answer_text(asked, self._faq, self.settings.seed)
-        text, reason = _limited(text, int(asked.config.get("maxOutputTokens", 65_536)))
-        usage = usage_of(asked, text, thinking)
-        return response(asked, usage, text_candidate(text, reason)), usage, reason
+    async def _send(self, request: web.Request, asked: Asked, fault: str | None) -> web.StreamResponse:
+        """Bill an answer and send it, whole or broken: what breaks here was billed before."""
+        answered = self._answerer.answer(asked, fault)
+        self._billing.bill(asked, "generateContent", answered, fault=fault)
+        match fault:
+            case "reset":
+                return abort(request)
+            case "disconnect":
+                return hang_up(request)
+            case "truncated":
+                return await cut_off(request, json.dumps(answered.body))
+            case "slow":
+                return await trickle(request, json.dumps(answered.body), self.settings.stall_s)
+        return web.json_response(answered.body, headers={"x-gemini-service-tier": asked.service})
 
-    def _thinking(self, asked: Asked) -> int:
-        budget = asked.config.get("thinkingConfig", {}).get("thinkingBudget", self.settings.thinking_tokens)
-        return min(self.settings.thinking_tokens, int(budget))
+    async def _stream(self, request: web.Request, asked: Asked, fault: str | None) -> web.StreamResponse:
+        """Bill an answer and stream it; a stream that breaks is billed for what was sent."""
+        answered = self._answerer.answer(asked, fault)
+        error = None
+        events = list(pieces(asked, answered))
+        if fault in BREAKS:
+            events = events[: len(events) // 2]
+            usage = usage_of(asked, text_of(events), answered.usage.thinking_tokens)
+            answered, error = Answered(answered.body, usage, "ERROR"), of_fault("http-503")
+        self._billing.bill(asked, "streamGenerateContent", answered, fault=fault)
+        if fault in ("reset", "disconnect", "truncated"):
+            return await stream(request, events, broken=True)
+        return await stream(request, events, error)
 
-    def _fault(self) -> str | None:
-        drawn = self._random.random()
-        for name, rate in self.settings.faults.items():
-            if drawn < rate:
-                return name
-            drawn -= rate
-        return None
+    def _refuse(self, asked: Asked, method: str, refusal: Refusal, fault: str) -> NoReturn:
+        self.journal.write(asked, method, refusal.status, fault=fault)
+        raise RefusedError(refusal)
 
-    def _log(self, asked: Asked, method: str, status: int, **more: Any) -> None:
-        entry = Logged(
-            at=datetime.now(UTC),
-            model=asked.model,
-            method=method,
-            digest=hashlib.sha256(canonical_json(asked.body)).hexdigest(),
-            status=status,
-            fault=more.get("fault"),
-            finish_reason=more.get("finish_reason"),
-            service=_service(asked),
-            billed=more.get("billed", Usage()),
-        )
-        self.logged.append(entry)
-        if self.settings.log is not None:
-            with Path(self.settings.log).open("a", encoding="utf-8") as file:
-                file.write(entry.to_line())
+    def _quota_fault(self, asked: Asked, fault: str) -> Refusal:
+        """A refusal by a quota that is not really used up."""
+        settings = self.settings
+        match fault:
+            case "daily-429":
+                quota = exceeded("day", settings.tier, settings.rpd or 20, ADVICE_PER_DAY_S)
+            case "zero-429":
+                quota = exceeded("minute", settings.tier, 0, settings.minute_s)
+            case "spend-429":
+                quota = self._quotas.spend_exceeded(time.time())
+            case _:
+                left_s = settings.minute_s - time.time() % settings.minute_s
+                quota = exceeded("minute", settings.tier, settings.rpm or 5, left_s)
+        return over_quota(asked.model, quota)
 
-    def _refused_key(self, request: web.Request) -> web.Response | None:
-        key = request.headers.get("x-goog-api-key") or request.query.get("key")
-        if not key:
-            message = "Method doesn't allow unregistered callers."
-            return web.json_response(error_body(403, "PERMISSION_DENIED", message), status=403)
-        if self.settings.keys and key not in self.settings.keys:
-            return web.json_response(invalid_key_body(), status=400)
-        return None
+    def _embed(self, model: str, method: str, body: dict[str, Any]) -> web.Response:
+        """Vectors of one text, or of many; input tokens are billed."""
+        requests = [body] if method == "embedContent" else body.get("requests")
+        if not isinstance(requests, list) or not requests or not all(isinstance(item, dict) for item in requests):
+            return refuse(bad_request("* BatchEmbedContentsRequest.requests: requests is not specified\n"))
+        found = [models.embedded(camel_keys(item)) for item in requests]
+        vectors = [item for item in found if not isinstance(item, Refusal)]
+        check(next((item for item in found if isinstance(item, Refusal)), None))
+        tokens = sum(count for _, count in vectors)
+        self.journal.write(Asked(model, {"contents": [], **body}), method, 200, billed=Usage(input_tokens=tokens))
+        shown = [{"values": values} for values, _ in vectors]
+        return web.json_response({"embedding": shown[0]} if method == "embedContent" else {"embeddings": shown})
 
 
-@asynccontextmanager
-async def listening(settings: EmulatorSettings) -> AsyncIterator[tuple[Emulator, str]]:
-    """Run an emulator in this event loop; gives it and its address. Raises MachineError for a port that is taken."""
-    emulator = Emulator(settings)
-    runner = web.AppRunner(emulator.app(), access_log=None, shutdown_timeout=1)
-    await runner.setup()
-    site = web.TCPSite(runner, settings.host, settings.port)
+async def _body(request: web.Request) -> dict[str, Any]:
     try:
-        await site.start()
-        host, port = runner.addresses[0][:2]
-        yield emulator, f"http://{host}:{port}"
-    except OSError as error:
-        message = f"cannot listen on {settings.host}:{settings.port}: {error.strerror}"
-        raise MachineError(message, hint="choose another --port; 0 takes any free one") from error
-    finally:
-        await runner.cleanup()
+        body = json.loads(await request.text())
+    except ValueError:
+        body = None
+    except web.HTTPRequestEntityTooLarge:
+        raise RefusedError(bad_request(f"Request payload size exceeds the limit: {MAX_BODY} bytes.")) from None
+    if not isinstance(body, dict):
+        raise RefusedError(bad_request("Invalid JSON payload received."))
+    return body
 
 
-@dataclass(frozen=True)
-class Running:
-    """An emulator in a thread of its own."""
-
-    url: str
-    emulator: Emulator
-
-    def log(self) -> list[Logged]:
-        """All requests so far."""
-        return list(self.emulator.logged)
-
-
-@contextmanager
-def running(settings: EmulatorSettings) -> Iterator[Running]:
-    """Run an emulator in a thread, for tests."""
-    ready = threading.Event()
-    found: list[Running] = []
-    failed: list[BaseException] = []
-    loop = asyncio.new_event_loop()
-    stop = asyncio.Event()
-
-    async def serve() -> None:
-        try:
-            async with listening(settings) as (emulator, url):
-                found.append(Running(url, emulator))
-                ready.set()
-                await stop.wait()
-        except Exception as error:  # noqa: BLE001  (handed to the thread that waits)
-            failed.append(error)
-            ready.set()
-
-    def run() -> None:
-        asyncio.set_event_loop(loop)
-        loop.run_until_complete(serve())
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
-
-    thread = threading.Thread(target=run, name="emulator", daemon=True)
-    thread.start()
-    ready.wait()
-    if failed:
-        thread.join()
-        raise failed[0]
-    try:
-        yield found[0]
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()
-
-
-def _limited(text: str, max_tokens: int) -> tuple[str, str]:
-    """The text, cut where it passes the limit, and its finish reason."""
-    if estimate_tokens(text) <= max_tokens:
-        return text, "STOP"
-    while text and estimate_tokens(text) > max_tokens:
-        text = text[:-1]
-    return text, "MAX_TOKENS"
-
-
-def _wrong(request: web.Request, body: Any) -> web.Response | None:
-    """The 400 for a body that the service would refuse."""
-    if not isinstance(body, dict) or not body.get("contents"):
-        return _bad("* GenerateContentRequest.contents: contents is not specified")
-    if unknown := set(body) - FIELDS:
-        name = min(unknown)
-        violation = {"description": f'Invalid JSON payload received. Unknown name "{name}": Cannot find field.'}
-        detail = {"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": [violation]}
-        return web.json_response(error_body(400, "INVALID_ARGUMENT", violation["description"], detail), status=400)
-    if any(turn.get("role", "user") not in ("user", "model") for turn in body["contents"]):
-        return _bad("Please use a valid role: user, model.")
-    deadline = request.headers.get("X-Server-Timeout")
-    if deadline is not None and float(deadline) < MIN_DEADLINE_S:
-        return _bad(f"Manually set deadline {deadline}s is too short. Minimum allowed deadline is {MIN_DEADLINE_S}s.")
-    return None
-
-
-def _bad(message: str) -> web.Response:
-    return web.json_response(error_body(400, "INVALID_ARGUMENT", message), status=400)
-
-
-def _unknown_model(name: str) -> web.Response:
-    message = (
-        f"models/{name} is not found for API version v1beta, or is not supported for generateContent."
-        " Call ListModels to see the list of available models and their supported methods."
-    )
-    return web.json_response(error_body(404, "NOT_FOUND", message), status=404)
-
-
-def _count(model: str, body: Any) -> web.Response:
-    inner = body.get("generateContentRequest", body) if isinstance(body, dict) else {}
-    if not inner.get("contents"):
-        return _bad("* CountTokensRequest.contents: contents is not specified")
-    tokens = estimate_tokens(Asked(model, inner).whole)
+def _counted(model: str, body: dict[str, Any]) -> web.Response:
+    """Answer countTokens: of `contents`, or of a whole `generateContentRequest`."""
+    inner = body.get("generateContentRequest")
+    inner = camel(inner) if isinstance(inner, dict) else {"contents": body.get("contents")}
+    check(refused_body(model, inner))
+    tokens = Asked(model, inner).input_tokens
     details = [{"modality": "TEXT", "tokenCount": tokens}]
     return web.json_response({"totalTokens": tokens, "promptTokensDetails": details})
 
 
-def _model_facts(name: str) -> dict[str, Any]:
-    return {
-        "name": f"models/{name}",
-        "displayName": name,
-        "inputTokenLimit": 1_048_576,
-        "outputTokenLimit": 65_536,
-        "supportedGenerationMethods": ["generateContent", "countTokens"],
-    }
-
-
-def _service(asked: Asked) -> str:
-    return str(asked.body.get("serviceTier") or "standard").lower()
-
-
-def _drop(request: web.Request) -> None:
-    if request.transport is not None:
-        request.transport.abort()
-
-
-async def _cut_off(request: web.Request, text: str) -> web.StreamResponse:
-    """Send half of a body whose length was announced whole, then hang up."""
-    reply = web.StreamResponse(headers={"Content-Length": str(len(text)), "Content-Type": "application/json"})
-    await reply.prepare(request)
-    await reply.write(text[: len(text) // 2].encode())
-    _drop(request)
-    return reply
-
-
-async def _stream(request: web.Request, asked: Asked, body: dict[str, Any]) -> web.StreamResponse:
-    """Server-sent events, a few words each; the last has the finish reason. Without `alt=sse` one JSON array."""
-    text = "".join(part["text"] for part in body["candidates"][0].get("content", {}).get("parts", []))
-    words = text.split(" ")
-    pieces = [" ".join(words[start : start + 4]) for start in range(0, len(words), 4)]
-    pieces = [piece if index == len(pieces) - 1 else f"{piece} " for index, piece in enumerate(pieces)]
-    early = [
-        {
-            "candidates": [{"content": {"role": "model", "parts": [{"text": piece}]}, "index": 0}],
-            "modelVersion": asked.model,
-        }
-        for piece in pieces[:-1]
-    ]
-    last = {**body, "candidates": [{**body["candidates"][0], **_content(pieces[-1])}]}
-    if request.query.get("alt") != "sse":
-        return web.json_response([*early, last])
-    reply = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-    await reply.prepare(request)
-    for event in (*early, last):
-        await reply.write(f"data: {json.dumps(event)}\r\n\r\n".encode())
-    await reply.write_eof()
-    return reply
-
-
-def _content(text: str) -> dict[str, Any]:
-    return {"content": {"role": "model", **({"parts": [{"text": text}]} if text else {})}}
+def _version(request: web.Request) -> str:
+    return request.path.split("/", 2)[1]
