@@ -33,7 +33,10 @@ class Transport(Protocol):
 
 
 class GeminiTransport:
-    """google-genai, held to one attempt per call: no retries, no continuation, no silent second POST."""
+    """google-genai, held to one attempt per call: no retries, no continuation, no silent second POST, no redirect.
+
+    A redirect would be a second request that no ledger knows, and would carry the key to wherever it leads.
+    """
 
     def __init__(self, teacher: TeacherConfig, key: SecretStr) -> None:
         from google import genai
@@ -50,6 +53,7 @@ class GeminiTransport:
                 base_url=teacher.base_url,
                 timeout=int(teacher.timeout_s * 1000),
                 retry_options=types.HttpRetryOptions(attempts=1),
+                async_client_args={"allow_redirects": False},
             ),
         )
 
@@ -66,6 +70,8 @@ class GeminiTransport:
             return Received(status=error.code, body=_error_body(error))
         except TimeoutError:
             return Received(status=None, lost="timeout")
+        except UnicodeDecodeError:
+            return Received(status=None, lost="reply is not UTF-8")
         except _connection_errors() as error:
             return Received(status=None, lost=f"connection: {type(error).__name__}")
         http = response.sdk_http_response
