@@ -52,6 +52,9 @@ class TeacherConfig(Section):
     rpm: int | None = Field(150, ge=1, description="Requests a minute; null: no pacing by requests.")
     tpm: int | None = Field(None, ge=1, description="Input tokens a minute; null: no pacing by tokens.")
     rpd: int | None = Field(None, ge=1, description="Requests a day (midnight Pacific); null: no daily limit.")
+    usd_per_10min: Decimal | None = Field(
+        None, gt=0, description="Dollars in any ten minutes, which tiers limit too; null: no pacing by dollars."
+    )
     max_concurrency: int = Field(16, ge=1, le=1000, description="Requests in flight at once.")
     timeout_s: float = Field(120, ge=10, le=3600, description="Seconds for one attempt; the server refuses under 10.")
     max_attempts: int = Field(5, ge=1, le=20, description="Attempts at one request before it counts as failed.")
@@ -64,6 +67,9 @@ class TeacherConfig(Section):
     service: Literal["standard", "flex", "batch"] = Field(
         "standard", description="Service level: standard, flex (half price, slower), batch (half price, within 24 h)."
     )
+    flex_fallback: bool = Field(True, description="Send a request at the standard price after flex has shed it twice.")
+    batch_size: int = Field(5000, ge=1, le=50000, description="Requests in one batch job; larger runs are split.")
+    batch_poll_s: float = Field(30, gt=0, le=3600, description="Seconds between two looks at a batch job.")
 
 
 class BudgetConfig(Section):
@@ -112,6 +118,12 @@ class GenerateConfig(Section):
     temperature: float = Field(1.0, ge=0, le=2, description="Sampling temperature of the teacher.")
     max_output_tokens: int = Field(
         1024, ge=1, le=65536, description="Limit of one answer, in tokens; bounds its price."
+    )
+    truncated_limit: int | None = Field(
+        None,
+        ge=1,
+        le=65536,
+        description="Limit with which an answer that hit max_output_tokens is asked for once more; null: kept as it is.",
     )
     filters: FilterConfig = Field(FilterConfig(), description="What is sifted out.")
     splits: SplitConfig = Field(SplitConfig(), description="How prompts are dealt to train, validation and test.")

@@ -15,7 +15,8 @@ from potstill.generate.plan import Plan
 from potstill.ledger import Ledger
 from potstill.prompts import PromptFiles, load_roles
 from potstill.records import Attempt, Sample
-from potstill.teacher.paid import open_teacher, stored_answer
+from potstill.teacher.opening import open_teacher
+from potstill.teacher.paid import stored_answer
 from potstill.workspace import Workspace
 
 
@@ -69,7 +70,7 @@ async def generate(config: Config, secrets: Secrets, workspace: Workspace, repor
 
 def possibly_paid(ledger: Ledger) -> tuple[Attempt, ...]:
     """Attempts that left and have no answer on disk: the teacher may have billed them."""
-    return tuple(attempt for attempt in ledger.attempts() if attempt.status == "open")
+    return tuple(ledger.open_attempts())
 
 
 def stored_samples(plan: Plan, ledger: Ledger) -> Iterator[Sample]:

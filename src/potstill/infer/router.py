@@ -41,7 +41,7 @@ from potstill.prompts import fill
 from potstill.records import Message, Trace, Usage, Usd
 from potstill.student.answers import Student, StudentAnswer
 from potstill.teacher.calls import Answer, Asks, build_request
-from potstill.teacher.paid import open_teacher
+from potstill.teacher.opening import open_teacher
 from potstill.workspace import Workspace
 
 WHOLE = "STOP"

@@ -14,12 +14,14 @@ class TeacherRequest(Record):
     """One piece of paid work: the model, the whole canonical generateContent body, and the sample number.
 
     `role` is a label for reports and takes no part in the identity; the role's system prompt does, in `body`.
+    Nor does `service`, the level of service that this attempt is sent with; None: the configured one.
     """
 
     model: str
     body: dict[str, Any]
     sample: int = 0
     role: str | None = None
+    service: str | None = None
 
     @property
     def key(self) -> str:

@@ -10,28 +10,34 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
 from potstill.errors import KeyRefusedError, PotstillError, QuotaError, UsageError
-from potstill.teacher.pacing import next_day
-from potstill.teacher.wire import Reply
+from potstill.teacher.pacing import MINUTE_S, next_day
+from potstill.teacher.wire import FINAL, Reply
 
 BACKOFF_S = 1.0
 MAX_BACKOFF_S = 60.0
-MAX_ADVICE_S = 900.0
+MAX_ADVICE_S = 300.0
 """A longer advice than this is treated as a spent quota."""
 EMPTY_RETRIES = 2
+ADVISED_ATTEMPTS = 50
+"""Waits as advised by a quota that one request sits out at most, beyond `max_attempts`."""
 
 
 @dataclass(frozen=True)
 class Retry:
-    """Send the same request again after `after_s`; `pause_all` where every request should wait."""
+    """Send the same request again after `after_s`.
+
+    `pause_all`: every request should wait so long; `overload`: fewer should be in flight.
+    """
 
     after_s: float
     reason: str
     pause_all: bool = False
+    overload: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,34 +73,52 @@ class Failure:
 def after_failure(
     failure: Failure, attempt: int, max_attempts: int, now: datetime, jitter: float
 ) -> Retry | GiveUp | Stop:
-    """Decide after attempt number `attempt` (1 is the first). `jitter` in 0..1 spreads the waits."""
+    """Decide after attempt number `attempt` (1 is the first). `jitter` in 0..1 spreads the waits.
+
+    A wait that a quota asks for is billed nothing and says when it ends: it does not use up `max_attempts`.
+    """
     error = _error(failure.body)
     if failure.status in (400, 401, 403, 404):
         return _client_error(failure.status, error)
-    if failure.status == HTTPStatus.TOO_MANY_REQUESTS and (decided := _quota(error, now)) is not None:
-        return decided
+    limited = failure.status == HTTPStatus.TOO_MANY_REQUESTS
+    if limited and (stop := _spent(error, now)) is not None:
+        return stop
+    advice = _advice_s(error) if limited else None
+    if advice is not None and attempt < max_attempts + ADVISED_ATTEMPTS:
+        return Retry(advice * (1 + 0.1 * jitter) + 0.05, "quota, as advised", pause_all=True)
     reason = f"http {failure.status}" if failure.status is not None else failure.kind
+    if failure.status is not None and not _passing(failure.status):
+        return GiveUp(reason, str(error.get("message") or reason))
     if attempt >= max_attempts:
         return GiveUp(reason, f"{error.get('message') or reason}, {attempt} attempts")
-    if failure.status == HTTPStatus.TOO_MANY_REQUESTS and (advice := retry_delay_s(error)) is not None:
-        return Retry(advice * (1 + 0.1 * jitter) + 0.05, "quota, as advised", pause_all=True)
-    if (
-        failure.status is not None
-        and failure.status < HTTPStatus.INTERNAL_SERVER_ERROR
-        and failure.status not in (408, 429, 499)
-    ):
-        return GiveUp(reason, str(error.get("message") or reason))
-    return Retry(min(MAX_BACKOFF_S, BACKOFF_S * 2 ** (attempt - 1)) * (0.5 + jitter), reason)
+    backoff_s = min(MAX_BACKOFF_S, BACKOFF_S * 2 ** (attempt - 1)) * (0.5 + jitter)
+    overload = failure.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+    return Retry(backoff_s, reason, overload=overload)
 
 
 def after_reply(reply: Reply | None, attempt: int, max_attempts: int, jitter: float) -> Keep | Retry | GiveUp:
-    """Decide on a reply with status 200; None is one that could not be read."""
-    if reply is not None and (reply.text.strip() or reply.finish_reason not in ("STOP", "OTHER", "MISSING")):
+    """Decide on a reply with status 200; None is one that could not be read.
+
+    Text is kept whatever the finish reason, which stands beside it. Without text, a refusal or a spent token limit is
+    kept too: the same request would end, and be billed, the same way. Anything else without text is asked again.
+    """
+    if reply is not None and (reply.text.strip() or reply.finish_reason in FINAL):
         return Keep()
     reason = "unreadable reply" if reply is None else f"empty reply ({reply.finish_reason})"
     if attempt >= min(max_attempts, 1 + EMPTY_RETRIES):
         return GiveUp("unreadable" if reply is None else "empty", f"{reason}, {attempt} attempts")
     return Retry(BACKOFF_S * (0.5 + jitter), reason)
+
+
+def learned_limits(body: str) -> dict[str, int]:
+    """The limits that a 429 names: `rpm`, `tpm`, `rpd` -> value. A quota of an unknown kind teaches nothing."""
+    found: dict[str, int] = {}
+    for violation in _violations(_error(body)):
+        identity, value = str(violation.get("quotaId", "")), str(violation.get("quotaValue", ""))
+        name = _dimension(identity)
+        if name is not None and value.isdecimal() and int(value) > 0:
+            found[name] = min(int(value), found.get(name, int(value)))
+    return found
 
 
 def retry_delay_s(error: dict[str, Any]) -> float | None:
@@ -121,22 +145,55 @@ def _client_error(status: int, error: dict[str, Any]) -> GiveUp | Stop:
     return GiveUp(f"http {status}", text)
 
 
-def _quota(error: dict[str, Any], now: datetime) -> Stop | None:
+def _spent(error: dict[str, Any], now: datetime) -> Stop | None:
     """A 429 after which waiting some seconds is no use."""
-    violations = [violation for detail in _details(error, "QuotaFailure") for violation in detail.get("violations", [])]
+    violations = _violations(error)
     for violation in violations:
         if str(violation.get("quotaValue")) == "0":
             message = f"this model is not available in your tier ({violation.get('quotaId')}: limit 0)"
             return Stop("limit 0", UsageError(message, hint="choose another teacher.model, or enable billing"))
     for violation in violations:
-        if "PerDay" in str(violation.get("quotaId")):
+        if _dimension(str(violation.get("quotaId"))) == "rpd":
             back = next_day(now)
             message = f"the day's quota of {violation.get('quotaValue')} requests is spent; it is full again at {back:%Y-%m-%d %H:%M} UTC"
-            return Stop("daily quota", QuotaError(message, retry_at=back, hint="run the same command again then"))
+            hint = "run the same command again then"
+            return Stop("daily quota", QuotaError(message, retry_at=back, hint=hint))
     advice = retry_delay_s(error)
     if advice is not None and advice > MAX_ADVICE_S:
-        return Stop("quota", QuotaError(f"the quota is spent; the teacher asks to wait {advice:.0f} s"))
+        back = now + timedelta(seconds=advice)
+        message = f"the quota is spent; the teacher asks to come back at {back:%Y-%m-%d %H:%M} UTC"
+        return Stop("quota", QuotaError(message, retry_at=back, hint="run the same command again then"))
     return None
+
+
+def _advice_s(error: dict[str, Any]) -> float | None:
+    """How long a quota that comes back asks to wait; None for a lack of capacity, which names no quota."""
+    advice = retry_delay_s(error)
+    minute = any(_dimension(str(violation.get("quotaId"))) in ("rpm", "tpm") for violation in _violations(error))
+    return MINUTE_S if advice is None and minute else advice
+
+
+def _dimension(quota_id: str) -> str | None:
+    """Which of our limits a quotaId speaks of."""
+    if "PerDay" in quota_id or "Daily" in quota_id:
+        return "rpd"
+    if "PerMinute" not in quota_id:
+        return None
+    return "tpm" if "Tokens" in quota_id else "rpm"
+
+
+def _passing(status: int) -> bool:
+    """Whether a status may be another one the next time."""
+    return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in (408, 429, 499)
+
+
+def _violations(error: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        violation
+        for detail in _details(error, "QuotaFailure")
+        for violation in detail.get("violations") or []
+        if isinstance(violation, dict)
+    ]
 
 
 def _error(body: str) -> dict[str, Any]:

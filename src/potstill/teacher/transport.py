@@ -64,7 +64,7 @@ class GeminiTransport:
         try:
             async with asyncio.timeout(self._timeout_s + 5):  # the SDK's own deadline comes first; this one is certain
                 response = await self._client.aio.models.generate_content(
-                    model=request.model, contents=request.body["contents"], config=self._config(request.body)
+                    model=request.model, contents=request.body["contents"], config=self._config(request)
                 )
         except errors.APIError as error:
             return Received(status=error.code, body=_error_body(error))
@@ -81,13 +81,14 @@ class GeminiTransport:
         """Close the SDK's connections."""
         await self._client.aio.aclose()
 
-    def _config(self, body: dict[str, Any]) -> Any:
+    def _config(self, request: TeacherRequest) -> Any:
         from google.genai import types
 
+        body = request.body
         values = {**body.get("generationConfig", {}), "shouldReturnHttpResponse": True, "automaticContinuation": False}
         if "systemInstruction" in body:
             values["systemInstruction"] = body["systemInstruction"]
-        if self._service == "flex":
+        if (request.service or self._service) == "flex":
             values["serviceTier"] = "flex"
         known = {name for field in types.GenerateContentConfig.model_fields.values() for name in (field.alias,) if name}
         return types.GenerateContentConfig.model_validate(

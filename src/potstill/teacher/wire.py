@@ -17,6 +17,10 @@ REFUSED = frozenset(
 )
 """Finish reasons after which the same request would be refused, and billed, again."""
 
+TRUNCATED = "MAX_TOKENS"
+FINAL = REFUSED | {TRUNCATED}
+"""Finish reasons that the same request would meet again, text or no text."""
+
 
 class Reply(Record):
     """A reply with status 200, parsed. `text` is empty where the teacher gave none."""
@@ -31,35 +35,58 @@ def parse_reply(raw: str) -> Reply | None:
     """Read a reply's body; None where it is not a whole generateContent response (cut off, foreign)."""
     try:
         body = json.loads(raw)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return None
     if not isinstance(body, dict) or not ({"candidates", "promptFeedback"} & set(body)):
         return None
-    candidate = (body.get("candidates") or [{}])[0]
+    candidate = _object(next(iter(_array(body.get("candidates"))), None))
+    usage = parse_usage(_object(body.get("usageMetadata")))
+    if usage is None:
+        return None
+    model = body.get("modelVersion")
     return Reply(
         text=_text(candidate),
         finish_reason=_finish_reason(body, candidate),
-        usage=parse_usage(body.get("usageMetadata") or {}),
-        model=body.get("modelVersion"),
+        usage=usage,
+        model=model if isinstance(model, str) else None,
     )
 
 
-def parse_usage(metadata: dict[str, Any]) -> Usage:
-    """Tokens billed, from a `usageMetadata`."""
-    return Usage(
-        input_tokens=metadata.get("promptTokenCount", 0) + metadata.get("toolUsePromptTokenCount", 0),
-        output_tokens=metadata.get("candidatesTokenCount", 0),
-        thinking_tokens=metadata.get("thoughtsTokenCount", 0),
-        cached_tokens=metadata.get("cachedContentTokenCount", 0),
-    )
+def parse_usage(metadata: dict[str, Any]) -> Usage | None:
+    """Tokens billed, from a `usageMetadata`; absent counts are zero, None where one is no count at all."""
+
+    def count(name: str) -> int:
+        value = metadata.get(name)
+        return 0 if value is None else value if type(value) is int else -1
+
+    counts = {
+        "input_tokens": count("promptTokenCount"),
+        "tool_tokens": count("toolUsePromptTokenCount"),
+        "output_tokens": count("candidatesTokenCount"),
+        "thinking_tokens": count("thoughtsTokenCount"),
+        "cached_tokens": count("cachedContentTokenCount"),
+    }
+    if min(counts.values()) < 0:
+        return None
+    counts["input_tokens"] += counts.pop("tool_tokens")
+    return Usage(**counts)
 
 
 def _text(candidate: dict[str, Any]) -> str:
-    parts = (candidate.get("content") or {}).get("parts") or []
-    return "".join(part.get("text", "") for part in parts if not part.get("thought"))
+    parts = [_object(part) for part in _array(_object(candidate.get("content")).get("parts"))]
+    texts = [part.get("text") for part in parts if not part.get("thought")]
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 def _finish_reason(body: dict[str, Any], candidate: dict[str, Any]) -> str:
-    if (body.get("promptFeedback") or {}).get("blockReason"):
+    if _object(body.get("promptFeedback")).get("blockReason"):
         return "PROMPT_BLOCKED"
     return str(candidate.get("finishReason") or "MISSING")
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _array(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

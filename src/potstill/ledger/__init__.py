@@ -1,0 +1,34 @@
+"""Every attempt at a paid call, in SQLite: the intent before it leaves, the raw answer before anything parses it."""
+
+from potstill.ledger.entries import (
+    Admitted,
+    Change,
+    Gate,
+    Held,
+    Intent,
+    Job,
+    PlanProgress,
+    Settlement,
+    StoredReply,
+    Ticket,
+)
+from potstill.ledger.journal import Ledger
+from potstill.ledger.money import from_pico, to_pico
+from potstill.ledger.reading import read_attempts
+
+__all__ = [
+    "Admitted",
+    "Change",
+    "Gate",
+    "Held",
+    "Intent",
+    "Job",
+    "Ledger",
+    "PlanProgress",
+    "Settlement",
+    "StoredReply",
+    "Ticket",
+    "from_pico",
+    "read_attempts",
+    "to_pico",
+]

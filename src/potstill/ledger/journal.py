@@ -1,0 +1,251 @@
+"""The ledger of one workspace.
+
+The budget check, the limits that processes share, and the reservation are one transaction, so that the sum of spent and
+reserved never passes the budget, across restarts and across processes. A file that a kill or a full disk left torn is
+SQLite's write-ahead log with an incomplete end, which the next opening cuts off.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from potstill.errors import BudgetError, MachineError
+from potstill.ledger.entries import Change, Gate, Held, Intent, PlanProgress, Settlement, StoredReply, Ticket
+from potstill.ledger.jobs import Jobs
+from potstill.ledger.money import from_pico, to_pico
+from potstill.ledger.reading import select_attempts
+from potstill.ledger.schema import connect, prepare, unreadable
+from potstill.ledger.writer import Writer
+from potstill.records import Attempt, Usage
+
+
+class Ledger:
+    """The journal of one workspace. Open it with `Ledger.open`; use it as a context manager."""
+
+    def __init__(self, path: Path, max_usd: Decimal | None) -> None:
+        self._max = None if max_usd is None else to_pico(max_usd)
+        self._reader = connect(path)
+        self._writer = Writer(path)
+        self.jobs = Jobs(self._reader, self._writer, self._reserve)
+
+    @classmethod
+    def open(cls, path: Path, max_usd: Decimal | None = None) -> Ledger:
+        """Open or create a ledger; raises InputError for a file that is none, MachineError where it cannot be made."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(connect(path)) as connection:
+                prepare(connection, path)
+        except sqlite3.DatabaseError as error:
+            raise unreadable(path, error) from error
+        except OSError as error:
+            message = f"cannot create {path}: {error.strerror}"
+            raise MachineError(message) from error
+        return cls(path, max_usd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Commit what is waiting and close the file."""
+        self._writer.close()
+        self._reader.close()
+
+    async def reserve(self, intent: Intent, gate: Gate | None = None) -> Ticket | Held:
+        """Write the intent and hold its worst case, if the gate lets it pass; on disk when a ticket is returned.
+
+        Raises BudgetError where spent + reserved + worst case would pass the budget, and what the gate raises; nothing
+        is written then, nor where the answer is Held.
+        """
+        return await self._writer.submit(lambda connection: self._enter(connection, intent, gate))
+
+    async def settle(self, attempt: int, settlement: Settlement, change: Change | None = None) -> None:
+        """Write the raw reply and replace the reservation by the cost."""
+        await self._writer.submit(lambda connection: _finish(connection, attempt, "done", None, settlement, change))
+
+    async def fail(
+        self, attempt: int, reason: str, settlement: Settlement | None = None, change: Change | None = None
+    ) -> None:
+        """Close an attempt that gave no answer; `settlement` where the teacher billed it all the same."""
+        await self._writer.submit(lambda connection: _finish(connection, attempt, "failed", reason, settlement, change))
+
+    async def lose(self, attempt: int, reason: str) -> None:
+        """Mark an attempt as sent without a reply: possibly paid, so its reservation stays counted."""
+        await self._writer.submit(lambda connection: _lose(connection, attempt, reason))
+
+    async def share(self, change: Change) -> None:
+        """Change a state that processes share."""
+        await self._writer.submit(lambda connection: _share(connection, change))
+
+    def shared(self, scope: str) -> str | None:
+        """The state shared under a scope; None where there is none yet."""
+        return _state(self._reader, scope)
+
+    def answer(self, key: str) -> StoredReply | None:
+        """The answer that was paid for earlier under this key, if there is one."""
+        row = self._reader.execute(
+            "SELECT reply, cost, price_id, latency_s, finished_at FROM attempts"
+            " WHERE key = ? AND status = 'done' ORDER BY id DESC LIMIT 1",
+            (key,),
+        ).fetchone()
+        if row is None:
+            return None
+        reply, cost, price_id, latency_s, finished_at = row
+        return StoredReply(reply, from_pico(cost), price_id or "", latency_s, datetime.fromisoformat(finished_at))
+
+    def attempts(self) -> Iterator[Attempt]:
+        """All attempts in the order in which they were made."""
+        return select_attempts(self._reader)
+
+    def open_attempts(self) -> Iterator[Attempt]:
+        """Attempts that left and have no answer on disk: in flight somewhere, in a batch job, or possibly paid."""
+        return select_attempts(self._reader, only_open=True)
+
+    def spent(self) -> Decimal:
+        """Dollars that were billed."""
+        return from_pico(self._reader.execute("SELECT spent FROM totals").fetchone()[0])
+
+    def reserved(self) -> Decimal:
+        """Dollars held for attempts without an answer: in flight, or possibly paid."""
+        return from_pico(self._reader.execute("SELECT reserved FROM totals").fetchone()[0])
+
+    def progress(self, plan: str) -> PlanProgress | None:
+        """How far a plan is; None for one that was never run."""
+        row = self._reader.execute("SELECT cells, first_open FROM plans WHERE plan = ?", (plan,)).fetchone()
+        if row is None:
+            return None
+        holes = self._reader.execute("SELECT position FROM holes WHERE plan = ? ORDER BY position", (plan,))
+        return PlanProgress(row[0], row[1], tuple(position for (position,) in holes))
+
+    async def advance(self, plan: str, progress: PlanProgress) -> None:
+        """Write down how far a plan is."""
+        await self._writer.submit(lambda connection: _advance(connection, plan, progress))
+
+    def _enter(self, connection: sqlite3.Connection, intent: Intent, gate: Gate | None) -> Ticket | Held:
+        worst = self._within_budget(connection, intent)
+        if gate is None:
+            return Ticket(_insert(connection, intent, worst), 0.0)
+        decided = gate.decide(_state(connection, gate.scope))
+        if isinstance(decided, Held):
+            return decided
+        _put_state(connection, gate.scope, decided.state)
+        return Ticket(_insert(connection, intent, worst), decided.start_at)
+
+    def _reserve(self, connection: sqlite3.Connection, intent: Intent, job: int) -> int:
+        return _insert(connection, intent, self._within_budget(connection, intent), job)
+
+    def _within_budget(self, connection: sqlite3.Connection, intent: Intent) -> int:
+        """The worst case in picodollars; raises BudgetError where it would pass the budget."""
+        worst = to_pico(intent.worst_usd)
+        spent, reserved = connection.execute("SELECT spent, reserved FROM totals").fetchone()
+        if self._max is not None and spent + reserved + worst > self._max:
+            message = (
+                f"budget of ${from_pico(self._max):f} would be passed: spent ${from_pico(spent):f}, "
+                f"reserved ${from_pico(reserved):f}, next request up to ${intent.worst_usd:f}"
+            )
+            raise BudgetError(message, hint="raise budget.max_usd / --max-cost, or lower generate.max_output_tokens")
+        return worst
+
+
+def _insert(connection: sqlite3.Connection, intent: Intent, worst: int, job: int | None = None) -> int:
+    connection.execute("UPDATE totals SET reserved = reserved + ?", (worst,))
+    cursor = connection.execute(
+        "INSERT INTO attempts (key, command, role, model, service, request, status, reserved, started_at, job)"
+        " VALUES (?, ?, ?, ?, ?, ?, 'open', ?, ?, ?)",
+        (
+            intent.key,
+            intent.command,
+            intent.role,
+            intent.model,
+            intent.service,
+            json.dumps(intent.request, ensure_ascii=False, sort_keys=True),
+            worst,
+            _now(),
+            job,
+        ),
+    )
+    return int(cursor.lastrowid or 0)
+
+
+def _finish(
+    connection: sqlite3.Connection,
+    attempt: int,
+    status: str,
+    reason: str | None,
+    settlement: Settlement | None,
+    change: Change | None = None,
+) -> None:
+    """Close an open attempt; one that is closed already stays as it is, so that a result read twice counts once."""
+    found = connection.execute("SELECT reserved FROM attempts WHERE id = ? AND status = 'open'", (attempt,)).fetchone()
+    if found is None:
+        return
+    usage = settlement.usage if settlement else Usage()
+    cost = to_pico(settlement.cost_usd) if settlement else 0
+    connection.execute("UPDATE totals SET reserved = reserved - ?, spent = spent + ?", (found[0], cost))
+    connection.execute(
+        "UPDATE attempts SET status = ?, reason = ?, cost = ?, price_id = ?, input_tokens = ?, output_tokens = ?,"
+        " thinking_tokens = ?, cached_tokens = ?, reply = ?, latency_s = ?, finished_at = ? WHERE id = ?",
+        (
+            status,
+            reason,
+            cost,
+            settlement.price_id if settlement else None,
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.thinking_tokens,
+            usage.cached_tokens,
+            settlement.reply if settlement else None,
+            settlement.latency_s if settlement else None,
+            _now(),
+            attempt,
+        ),
+    )
+    if change is not None:
+        _share(connection, change)
+
+
+def _lose(connection: sqlite3.Connection, attempt: int, reason: str) -> None:
+    connection.execute("UPDATE attempts SET reason = ?, finished_at = ? WHERE id = ?", (reason, _now(), attempt))
+
+
+def _state(connection: sqlite3.Connection, scope: str) -> str | None:
+    row = connection.execute("SELECT state FROM shared WHERE scope = ?", (scope,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def _put_state(connection: sqlite3.Connection, scope: str, state: str) -> None:
+    connection.execute(
+        "INSERT INTO shared VALUES (?, ?) ON CONFLICT (scope) DO UPDATE SET state = excluded.state", (scope, state)
+    )
+
+
+def _share(connection: sqlite3.Connection, change: Change) -> None:
+    state = change.apply(_state(connection, change.scope))
+    if state is not None:
+        _put_state(connection, change.scope, state)
+
+
+def _advance(connection: sqlite3.Connection, plan: str, progress: PlanProgress) -> None:
+    connection.execute(
+        "INSERT INTO plans VALUES (?, ?, ?) ON CONFLICT (plan) DO UPDATE SET"
+        " cells = excluded.cells, first_open = excluded.first_open",
+        (plan, progress.cells, progress.first_open),
+    )
+    connection.execute("DELETE FROM holes WHERE plan = ?", (plan,))
+    connection.executemany("INSERT INTO holes VALUES (?, ?)", ((plan, position) for position in progress.holes))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()

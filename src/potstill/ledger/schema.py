@@ -1,0 +1,110 @@
+"""The ledger's file: its tables, how it is opened, and how an older one is brought up to date."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+from potstill.errors import InputError
+
+APPLICATION_ID = 0x506F7473  # "Pots"
+SCHEMA_VERSION = 2
+BUSY_S = 30.0
+
+ATTEMPTS = """
+CREATE TABLE attempts (
+    id INTEGER PRIMARY KEY,
+    key TEXT NOT NULL,
+    command TEXT NOT NULL,
+    role TEXT,
+    model TEXT NOT NULL,
+    service TEXT NOT NULL,
+    request TEXT NOT NULL,
+    status TEXT NOT NULL CHECK (status IN ('open', 'done', 'failed')),
+    reason TEXT,
+    reserved INTEGER NOT NULL,
+    cost INTEGER NOT NULL DEFAULT 0,
+    price_id TEXT,
+    input_tokens INTEGER NOT NULL DEFAULT 0,
+    output_tokens INTEGER NOT NULL DEFAULT 0,
+    thinking_tokens INTEGER NOT NULL DEFAULT 0,
+    cached_tokens INTEGER NOT NULL DEFAULT 0,
+    reply TEXT,
+    latency_s REAL,
+    started_at TEXT NOT NULL,
+    finished_at TEXT
+) STRICT;
+CREATE INDEX attempts_by_key ON attempts (key, status);
+CREATE INDEX attempts_by_time ON attempts (started_at);
+CREATE TABLE totals (one INTEGER PRIMARY KEY CHECK (one = 1), spent INTEGER NOT NULL, reserved INTEGER NOT NULL) STRICT;
+INSERT INTO totals VALUES (1, 0, 0);
+"""
+"""Version 1."""
+
+SHARED = """
+ALTER TABLE attempts ADD COLUMN job INTEGER;
+CREATE INDEX attempts_open ON attempts (job) WHERE status = 'open';
+CREATE TABLE shared (scope TEXT PRIMARY KEY, state TEXT NOT NULL) STRICT;
+CREATE TABLE jobs (
+    id INTEGER PRIMARY KEY,
+    label TEXT NOT NULL UNIQUE,
+    model TEXT NOT NULL,
+    status TEXT NOT NULL CHECK (status IN ('planned', 'uploaded', 'submitted', 'ended')),
+    file TEXT,
+    name TEXT,
+    created_at TEXT NOT NULL
+) STRICT;
+CREATE TABLE plans (plan TEXT PRIMARY KEY, cells INTEGER NOT NULL, first_open INTEGER NOT NULL) STRICT;
+CREATE TABLE holes (
+    plan TEXT NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (plan, position)
+) STRICT, WITHOUT ROWID;
+"""
+"""Version 2: state that processes share, batch jobs, and how far each plan is."""
+
+STEPS = (ATTEMPTS, SHARED)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection whose commits are on disk when they return."""
+    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
+def prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Make the tables, or bring those of an older version up to date; raises InputError for a foreign file."""
+    _use_wal(connection)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        owner = connection.execute("PRAGMA application_id").fetchone()[0]
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if (tables or version) and (owner != APPLICATION_ID or not 0 < version <= SCHEMA_VERSION):
+            message = f"{path} is not a ledger of this version of potstill"
+            raise InputError(message, hint="choose another workspace with -w/--workspace")
+        for step in STEPS[version:]:
+            for statement in step.split(";\n"):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    finally:
+        connection.execute("COMMIT")
+
+
+def unreadable(path: Path, error: sqlite3.Error) -> InputError:
+    """What SQLite said about a file that is no ledger."""
+    return InputError(f"{path} is not a readable ledger: {error}", hint="restore it, or choose another -w/--workspace")
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch to WAL. The switch ignores the busy timeout, so that two first openers at once have to take turns here."""
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)

@@ -1,0 +1,38 @@
+"""The teacher of a config, opened with its ledger, prices and transport."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from potstill.config import Config, Secrets
+from potstill.errors import ConfigError, KeyRefusedError
+from potstill.ledger import Ledger
+from potstill.pricing.book import load_prices
+from potstill.teacher.paid import Accounts, PaidTeacher
+from potstill.teacher.transport import GeminiTransport
+from potstill.workspace import Workspace
+
+
+@asynccontextmanager
+async def open_teacher(
+    config: Config, secrets: Secrets, workspace: Workspace, *, command: str, max_requests: int | None = None
+) -> AsyncIterator[PaidTeacher]:
+    """The teacher of a config, with the workspace's ledger; raises KeyRefusedError where there is no key."""
+    if config.teacher.service == "batch":
+        message = "teacher.service: batch answers within a day; only `generate` can wait for it"
+        raise ConfigError(message, hint="use standard, or flex at the same price")
+    if secrets.teacher_key is None:
+        message = "no API key: set GEMINI_API_KEY (or GOOGLE_API_KEY) in the environment"
+        hint = "an emulator (`potstill emulator`) takes any text as a key"
+        raise KeyRefusedError(message, hint=hint)
+    workspace.create()
+    book = load_prices(config.prices)
+    book.price(config.teacher.model, config.teacher.service, datetime.now(UTC).date())  # refuse before anything is sent
+    with Ledger.open(workspace.ledger, config.budget.max_usd) as ledger:
+        transport = GeminiTransport(config.teacher, secrets.teacher_key)
+        try:
+            yield PaidTeacher(config.teacher, Accounts(ledger, book, command), transport, max_requests=max_requests)
+        finally:
+            await transport.close()
