@@ -61,6 +61,8 @@ class Answerer:
             return Answered(response(asked, usage, text_candidate("", "MAX_TOKENS")), usage, "MAX_TOKENS")
         if fault in FINISH:
             return _without_text(asked, fault, thinking)
+        if fault == "repetition":
+            limit = min(limit, LOOPED_TOKENS)
         text = self._repeated(asked, limit) if fault == "repetition" else self.text(asked)
         text, reason = stopped(text, asked.config.get("stopSequences") or (), limit - thinking)
         usage = usage_of(asked, text, thinking)
@@ -92,7 +94,7 @@ class Answerer:
     def _repeated(self, asked: Asked, limit: int) -> str:
         """A sentence over and over, until the limit cuts it."""
         line = f"{self._derived(asked).split('. ', 1)[0]} "
-        return line * (min(limit, LOOPED_TOKENS) // max(1, estimate_tokens(line)) + 2)
+        return line * (limit // estimate_tokens(line) + 2)
 
     def _thinking(self, asked: Asked) -> int:
         median = self._settings.thinking_tokens
