@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 
 from potstill.errors import KeyRefusedError, QuotaError, UsageError
 from potstill.records import Usage
-from potstill.teacher.emulator.replies import error_body, invalid_key_body, quota_body
 from potstill.teacher.retrying import (
     Failure,
     GiveUp,
@@ -24,6 +22,8 @@ from potstill.teacher.retrying import (
     learned_limits,
     retry_delay_s,
 )
+from potstill.teacher.scripted import reply_error, reply_quota
+from potstill.teacher.transport import Received
 from potstill.teacher.wire import Reply
 
 NOW = datetime(2026, 11, 24, 20, 0, tzinfo=UTC)
@@ -32,15 +32,18 @@ PER_DAY = "GenerateRequestsPerDayPerProjectPerModel-FreeTier"
 TOKENS = "GenerateContentPaidTierInputTokensPerModelPerMinute-PaidTier2"
 
 
-def decide(status: int | None, body: Any = None, attempt: int = 1) -> Retry | GiveUp | Stop:
+LOST = Received(None, lost="timeout")
+
+
+def decide(received: Received, attempt: int = 1) -> Retry | GiveUp | Stop:
     """The decision after one failed attempt of at most five."""
-    text = body if isinstance(body, str) else json.dumps(body) if body is not None else ""
-    return after_failure(Failure("timeout", status, text), attempt, 5, NOW, jitter=0.5)
+    failure = Failure(received.lost or "http", received.status, received.body)
+    return after_failure(failure, attempt, 5, NOW, jitter=0.5)
 
 
 def test_the_advice_in_the_body_is_taken() -> None:
     """A per-minute 429 pauses everything for as long as its RetryInfo says, and a little more."""
-    decided = decide(429, quota_body("m", PER_MINUTE, 5, 34.07))
+    decided = decide(reply_quota((PER_MINUTE, 5), retry_s=34.07))
     assert isinstance(decided, Retry)
     assert decided.pause_all
     assert not decided.overload
@@ -49,7 +52,7 @@ def test_the_advice_in_the_body_is_taken() -> None:
 
 def test_a_daily_quota_wins_over_its_short_advice() -> None:
     """PerDay with RetryInfo of 5 s ends the run and names the next midnight in Pacific time."""
-    decided = decide(429, quota_body("m", PER_DAY, 20, 5))
+    decided = decide(reply_quota((PER_DAY, 20), retry_s=5))
     assert isinstance(decided, Stop)
     assert isinstance(decided.error, QuotaError)
     assert decided.error.retry_at == datetime(2026, 11, 25, 8, 0, tzinfo=UTC)
@@ -57,22 +60,20 @@ def test_a_daily_quota_wins_over_its_short_advice() -> None:
 
 def test_a_daily_quota_wins_among_several_violations() -> None:
     """Whatever the order of the violations, a spent day stops the run."""
-    body = quota_body("m", PER_MINUTE, 5, 3)
-    daily = quota_body("m", PER_DAY, 20, 3)["error"]["details"][0]["violations"]
-    body["error"]["details"][0]["violations"] += daily
-    assert isinstance(decide(429, body), Stop)
+    for violations in ([(PER_MINUTE, 5), (PER_DAY, 20)], [(PER_DAY, 20), (PER_MINUTE, 5)]):
+        assert isinstance(decide(reply_quota(*violations, retry_s=3)), Stop)
 
 
 def test_limit_zero_is_fatal_at_once() -> None:
     """A model that the tier does not have is never asked again, RetryInfo or not."""
-    decided = decide(429, quota_body("m", PER_MINUTE, 0, 12))
+    decided = decide(reply_quota((PER_MINUTE, 0), retry_s=12))
     assert isinstance(decided, Stop)
     assert isinstance(decided.error, UsageError)
 
 
 def test_advice_of_more_than_minutes_is_a_spent_quota() -> None:
     """An advised wait of an hour ends the run with the time to come back."""
-    decided = decide(429, quota_body("m", "SomethingNewPerProject", 7, 3600))
+    decided = decide(reply_quota(("SomethingNewPerProject", 7), retry_s=3600))
     assert isinstance(decided, Stop)
     assert isinstance(decided.error, QuotaError)
     assert decided.error.retry_at == datetime(2026, 11, 24, 21, 0, tzinfo=UTC)
@@ -80,10 +81,7 @@ def test_advice_of_more_than_minutes_is_a_spent_quota() -> None:
 
 def test_per_minute_without_advice_waits_a_minute() -> None:
     """The quota's own span, where the body names none."""
-    body = quota_body("m", PER_MINUTE, 5, 1)
-    body["error"]["details"] = body["error"]["details"][:1]
-    body["error"]["message"] = "You exceeded your current quota."
-    decided = decide(429, body)
+    decided = decide(reply_quota((PER_MINUTE, 5)))
     assert isinstance(decided, Retry)
     assert 60 <= decided.after_s <= 67
 
@@ -91,38 +89,39 @@ def test_per_minute_without_advice_waits_a_minute() -> None:
 @pytest.mark.parametrize(("status", "overload"), [(429, True), (503, True), (500, False), (504, False), (None, False)])
 def test_a_lack_of_capacity_backs_off_and_ends_after_the_attempts(status: int | None, *, overload: bool) -> None:
     """Without advice: exponential backoff for this request alone; 429 and 503 ask for fewer in flight."""
-    body = error_body(status or 500, "UNAVAILABLE", "Resource has been exhausted (e.g. check quota).")
+    received = reply_error(status, "UNAVAILABLE", "The model is overloaded.") if status else LOST
     waits = []
     for attempt in range(1, 5):
-        decided = decide(status, body if status else None, attempt)
+        decided = decide(received, attempt)
         assert isinstance(decided, Retry)
         assert not decided.pause_all
         assert decided.overload is overload
         waits.append(decided.after_s)
     assert waits == [1, 2, 4, 8]
-    assert isinstance(decide(status, body if status else None, 5), GiveUp)
+    assert isinstance(decide(received, 5), GiveUp)
 
 
 def test_waiting_for_a_quota_uses_up_no_attempts() -> None:
     """A request that a quota has sent back ten times is still sent again, but not for ever."""
-    body = quota_body("m", PER_MINUTE, 5, 3)
-    assert isinstance(decide(429, body, attempt=10), Retry)
-    assert isinstance(decide(429, body, attempt=60), GiveUp)
+    body = reply_quota((PER_MINUTE, 5), retry_s=3)
+    assert isinstance(decide(body, attempt=10), Retry)
+    assert isinstance(decide(body, attempt=60), GiveUp)
 
 
 def test_a_refused_key_and_an_unknown_model_stop_everything() -> None:
     """400 API_KEY_INVALID, 401, 403 and 404 end the run; another 400 ends only its own request."""
-    for status, body, error in (
-        (400, invalid_key_body(), KeyRefusedError),
-        (403, error_body(403, "PERMISSION_DENIED", "no"), KeyRefusedError),
-        (401, "", KeyRefusedError),
-        (404, error_body(404, "NOT_FOUND", "models/x is not found"), UsageError),
+    invalid = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}
+    for received, error in (
+        (reply_error(400, "INVALID_ARGUMENT", "API key not valid.", invalid), KeyRefusedError),
+        (reply_error(403, "PERMISSION_DENIED", "no"), KeyRefusedError),
+        (Received(401), KeyRefusedError),
+        (reply_error(404, "NOT_FOUND", "models/x is not found"), UsageError),
     ):
-        decided = decide(status, body)
+        decided = decide(received)
         assert isinstance(decided, Stop)
         assert isinstance(decided.error, error)
-    assert decide(400, error_body(400, "INVALID_ARGUMENT", "bad")) == GiveUp("http 400", "bad")
-    assert decide(413, "too large") == GiveUp("http 413", "http 413")
+    assert decide(reply_error(400, "INVALID_ARGUMENT", "bad")) == GiveUp("http 400", "bad")
+    assert decide(Received(413, "too large")) == GiveUp("http 413", "http 413")
 
 
 @pytest.mark.parametrize(
@@ -144,12 +143,12 @@ def test_both_forms_of_advice_are_read(message: str, delay: str | None, expected
 
 def test_limits_are_learned_from_the_violations() -> None:
     """The quotaId says which limit, quotaValue how much; an unknown kind, a zero or no number teaches nothing."""
-    assert learned_limits(json.dumps(quota_body("m", PER_MINUTE, 5, 1))) == {"rpm": 5}
-    assert learned_limits(json.dumps(quota_body("m", PER_DAY, 20, 1))) == {"rpd": 20}
-    assert learned_limits(json.dumps(quota_body("m", TOKENS, 250_000, 1))) == {"tpm": 250_000}
-    assert learned_limits(json.dumps(quota_body("m", "SpendPerProject", 10, 1))) == {}
-    assert learned_limits(json.dumps(quota_body("m", PER_MINUTE, 0, 1))) == {}
-    assert learned_limits(json.dumps([quota_body("m", PER_MINUTE, 5, 1)])) == {"rpm": 5}
+    assert learned_limits(reply_quota((PER_MINUTE, 5)).body) == {"rpm": 5}
+    assert learned_limits(reply_quota((PER_DAY, 20)).body) == {"rpd": 20}
+    assert learned_limits(reply_quota((TOKENS, 250_000)).body) == {"tpm": 250_000}
+    assert learned_limits(reply_quota(("SpendPerProject", 10)).body) == {}
+    assert learned_limits(reply_quota((PER_MINUTE, 0)).body) == {}
+    assert learned_limits(f"[{reply_quota((PER_MINUTE, 5)).body}]") == {"rpm": 5}
 
 
 JSON = st.recursive(
@@ -167,7 +166,7 @@ JSON = st.recursive(
 @given(st.one_of(JSON.map(json.dumps), st.text()), st.sampled_from([400, 429, 500, 503, 418]))
 def test_no_body_breaks_the_decision(body: str, status: int) -> None:
     """Whatever a proxy or a new server version sends, there is a decision and no exception."""
-    assert isinstance(decide(status, body), Retry | GiveUp | Stop)
+    assert isinstance(decide(Received(status, body)), Retry | GiveUp | Stop)
     learned_limits(body)
 
 

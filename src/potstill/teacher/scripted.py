@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from potstill.teacher.calls import Answer, TeacherRequest
 from potstill.teacher.paid import free_answer
@@ -60,3 +61,20 @@ def reply_200(text: str, *, finish_reason: str = "STOP", input_tokens: int = 10,
         "totalTokenCount": input_tokens + output_tokens,
     }
     return Received(200, json.dumps({"candidates": [candidate], "usageMetadata": usage, "responseId": "scripted"}))
+
+
+def reply_error(status: int, name: str, message: str, *details: dict[str, Any]) -> Received:
+    """An error as the wire has it: a `google.rpc.Status`."""
+    error = {"code": status, "message": message, "status": name, **({"details": list(details)} if details else {})}
+    return Received(status, json.dumps({"error": error}))
+
+
+def reply_quota(*violations: tuple[str, int], retry_s: float | None = None) -> Received:
+    """A 429 that names violated quotas by quotaId and quotaValue, with or without RetryInfo."""
+    failure: dict[str, Any] = {
+        "@type": "type.googleapis.com/google.rpc.QuotaFailure",
+        "violations": [{"quotaId": quota_id, "quotaValue": str(value)} for quota_id, value in violations],
+    }
+    advice = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{retry_s}s"}
+    details: list[dict[str, Any]] = [failure, *([advice] if retry_s is not None else [])]
+    return reply_error(429, "RESOURCE_EXHAUSTED", "You exceeded your current quota.", *details)
