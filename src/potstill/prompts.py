@@ -12,7 +12,6 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from potstill.errors import InputError
 from potstill.records import content_id, text_sha
-from potstill.workspace import NAME_PATTERN, read_lines, read_text, shipped
+from potstill.workspace import NAME_PATTERN, file_sha, read_lines, read_text, shipped
 
 FileModel = TypeVar("FileModel", bound=BaseModel)
 
@@ -114,6 +113,7 @@ class PromptFiles:
 
     def __init__(self, files: Sequence[str]) -> None:
         self.files = tuple(files)
+        self._count: int | None = None
 
     def __iter__(self) -> Iterator[Prompt]:
         """Stream the prompts; raises InputError for a bad line, an empty file, or where there is no prompt at all."""
@@ -130,11 +130,18 @@ class PromptFiles:
 
     def __len__(self) -> int:
         """How many there are, by one pass."""
+        if self._count is None:
+            self._count = sum(1 for _ in self)
         return self._count
 
-    @cached_property
-    def _count(self) -> int:
-        return sum(1 for _ in self)
+    def expect(self, count: int) -> None:
+        """Take the number of prompts from an earlier pass over the same files."""
+        self._count = count
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the files by their bytes."""
+        return content_id([file_sha(_find(name, "tasks", "prompt file")) for name in self.files])
 
 
 def load_prompts(files: Sequence[str]) -> tuple[Prompt, ...]:

@@ -219,6 +219,12 @@ def read_text(path: Path, what: str) -> str:
         return path.read_text(encoding="utf-8-sig")
 
 
+def file_sha(path: Path) -> str:
+    """SHA-256 of a file's bytes, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_lines(path: Path, what: str) -> Iterator[str]:
     """The lines of a UTF-8 file, one at a time; raises InputError naming `what`, the path and the line."""
     with _reading(path, what), path.open("rb") as file:

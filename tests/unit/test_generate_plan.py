@@ -12,9 +12,15 @@ from potstill.prompts import Prompt, Role
 ROLES = (Role(name="a", language="en", system="You are A."), Role(name="b", language="en", system="You are B."))
 
 
+class Questions(list[Prompt]):
+    """Prompts in memory."""
+
+    fingerprint = "in memory"
+
+
 def plan(prompts: int, samples: int, **generate: object) -> Plan:
     """A plan of so many prompts in two roles."""
-    texts = [Prompt(text=f"question {number}", source=f"q.txt:{number}") for number in range(prompts)]
+    texts = Questions(Prompt(text=f"question {number}", source=f"q.txt:{number}") for number in range(prompts))
     return Plan(with_values(Config(), generate={"samples_per_prompt": samples, **generate}), texts, ROLES)
 
 

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+import signal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from potstill.cli.generate_view import document_of, followed, plan_document, plan_text, text_of
 from potstill.cli.session import Session, with_session
-from potstill.errors import BudgetError, PartialError, PotstillError
+from potstill.errors import BudgetError, PartialError, PotstillError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from potstill.generate.ask import Progress, Report
-    from potstill.generate.run import Outcome
-
-PLAIN_EVERY_S = 5.0
+    from potstill.generate.run import Outcome, Terms
 
 
 @with_session(
@@ -30,141 +25,98 @@ PLAIN_EVERY_S = 5.0
     rpm="teacher.rpm",
     max_cost="budget.max_usd",
 )
-def generate(session: Session) -> None:
+def generate(
+    session: Session,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what the run would cost, and send nothing; no key.")
+    ] = False,
+    pilot: Annotated[
+        int | None, typer.Option(min=1, help="Pay for N answers spread over the plan, then show the plan.")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="From the ledger alone; nothing is sent.")] = False,
+    max_requests: Annotated[int | None, typer.Option(min=1, help="Requests that this run may send at most.")] = None,
+    json_events: Annotated[
+        bool, typer.Option("--json-events", help="One JSON event a line on standard output, for CI.")
+    ] = False,
+) -> None:
     """Get answers from the teacher and make a dataset of them. The same command again goes on where it stopped."""
-    from potstill.generate.run import generate as run_generate
-
-    if session.dry_run:
-        _plan(session)
+    if (json_events and session.as_json) or (pilot is not None and (plan or offline)):
+        message = "--json and --json-events contradict each other, and so do --pilot and --plan or --offline"
+        raise UsageError(message)
+    if session.dry_run or plan:
+        _show_plan(session)
         return
-    with _progress(session) as report:
-        outcome = asyncio.run(run_generate(session.config, session.secrets, session.workspace, report))
+    outcome = _run(session, pilot, offline=offline, max_requests=max_requests, json_events=json_events)
     error = _error(outcome)
-    document = {**_document(outcome), "exit_code": error.exit_code if error else 0}
-    session.show(document, _text(session, outcome))
+    if outcome.manifest is None and error is None:
+        _show_plan(session)
+        return
+    document = {**document_of(outcome), "exit_code": error.exit_code if error else 0}
+    if json_events:
+        session.event("result", document)
+    else:
+        session.show(document, text_of(session, outcome))
     if error is not None:
         session.complain(error)
         raise typer.Exit(error.exit_code)
 
 
+def _run(session: Session, pilot: int | None, *, offline: bool, max_requests: int | None, json_events: bool) -> Outcome:
+    from potstill.generate.run import Terms
+    from potstill.generate.run import generate as run_generate
+    from potstill.teacher.line import StoppedError
+
+    async def run() -> Outcome:
+        with followed(session, events=json_events) as report:
+            terms = Terms(report, asyncio.Event(), offline, max_requests, pilot)
+            _stop_on_signals(session, terms)
+            return await run_generate(session.config, session.secrets, session.workspace, terms)
+
+    outcome = asyncio.run(run())
+    if isinstance(outcome.stopped, StoppedError):
+        raise KeyboardInterrupt
+    return outcome
+
+
+def _stop_on_signals(session: Session, terms: Terms) -> None:
+    """The first signal lets what is in flight, and perhaps paid, come in; the second ends at once."""
+    loop = asyncio.get_running_loop()
+
+    def stop(number: signal.Signals) -> None:
+        session.say("stopping when what is in flight has come in; once more to stop at once")
+        terms.stop.set()
+        for name in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(name)
+        if number is signal.SIGTERM:  # a second one must end the process as the first would have
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number)
+
+
 def _error(outcome: Outcome) -> PotstillError | None:
     """What ended the run early, or that some answers could not be had."""
-    if outcome.stopped is not None or not outcome.failed:
+    if isinstance(outcome.stopped, PotstillError):
         return outcome.stopped
+    if not outcome.failed:
+        return None
     message = f"{len(outcome.failed)} of the answers could not be had"
     return PartialError(message, hint="run the same command again: it asks for just these")
 
 
-def _plan(session: Session) -> None:
+def _show_plan(session: Session) -> None:
     """What would be sent, and what it can cost; needs no key, sends and writes nothing."""
     from potstill.generate.forecast import forecast
     from potstill.generate.run import load_plan
 
     plan = load_plan(session.config)
     found = forecast(plan, session.workspace)
-    text = (
-        f"{found.cells} answers: {len(plan.prompts)} prompts x {len(plan.roles)} roles x "
-        f"{session.config.generate.samples_per_prompt} samples; {found.paid} are paid for, {found.cells - found.paid} to ask\n"
-        f"input about {found.input_tokens} tokens; at most ${found.worst_usd:f} ({found.service})"
-    )
-    session.show_plan({"cells": found.cells, "paid": found.paid, "worst_usd": str(found.worst_usd)}, text)
-    limit = session.config.budget.max_usd
-    if limit is not None and found.least_usd > limit:
-        message = f"the input alone costs ${found.least_usd:f}, above the budget of ${limit:f}"
-        raise BudgetError(message, hint="raise budget.max_usd / --max-cost, or ask for less")
-
-
-def _document(outcome: Outcome) -> dict[str, Any]:
-    manifest = outcome.manifest
-    return {
-        "samples": dict(manifest.samples),
-        "rejected": dict(manifest.rejected),
-        "paid": outcome.paid,
-        "reused": outcome.reused,
-        "spent_usd": format(outcome.spent_usd, "f"),
-        "dataset_cost_usd": manifest.cost_usd,
-        "failed": [vars(item) for item in outcome.failed],
-        "possibly_paid": [item.model_dump(mode="json") for item in outcome.possibly_paid],
-        "stopped": outcome.stopped.message if outcome.stopped else None,
-    }
-
-
-def _text(session: Session, outcome: Outcome) -> str:
-    manifest = outcome.manifest
-    splits = ", ".join(f"{count} {name}" for name, count in manifest.samples.items())
-    lines = [
-        f"dataset: {splits} in {session.workspace.dataset}",
-        f"paid for {outcome.paid} answers, ${outcome.spent_usd:f}; {outcome.reused} were in the ledger already",
-    ]
-    if manifest.rejected:
-        lines.append("sifted out: " + ", ".join(f"{count} {reason}" for reason, count in manifest.rejected.items()))
-    if outcome.possibly_paid:
-        held = sum(attempt.reserved_usd for attempt in outcome.possibly_paid)
-        lines.append(f"possibly paid without an answer: {len(outcome.possibly_paid)} attempts, at most ${held:f}")
-    lines += [
-        f"failed: {item.role}, {item.prompt}, sample {item.sample}: {item.reason}: {item.detail}"
-        for item in outcome.failed[:10]
-    ]
-    if len(outcome.failed) > 10:  # noqa: PLR2004  (a screenful)
-        lines.append(f"... and {len(outcome.failed) - 10} more (all of them with --json)")
-    return "\n".join(lines)
-
-
-@contextmanager
-def _progress(session: Session) -> Iterator[Report]:
-    """A bar on a terminal, a line every few seconds elsewhere, nothing with --quiet."""
-    import sys
-
-    if session.quiet:
-        yield lambda _: None
-    elif sys.stderr.isatty():
-        with _bar() as report:
-            yield report
+    document = {**plan_document(found), "exit_code": BudgetError.exit_code if found.over_budget else 0}
+    if session.dry_run:
+        session.show_plan(document, plan_text(session, plan, found))
     else:
-        yield _lines(session)
-
-
-@contextmanager
-def _bar() -> Iterator[Report]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        TextColumn("generate"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
-    )
-    with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("generate", total=None, note="")
-
-        def report(progress: Progress) -> None:
-            finished = progress.done + len(progress.failed)
-            bar.update(task, total=progress.total, completed=finished, note=_note(progress))
-
-        yield report
-
-
-def _lines(session: Session) -> Report:
-    last = time.monotonic()
-
-    def report(progress: Progress) -> None:
-        nonlocal last
-        now = time.monotonic()
-        finished = progress.done + len(progress.failed)
-        if now - last >= PLAIN_EVERY_S or finished == progress.total:
-            last = now
-            eta = progress.eta_s(now)
-            left = f", {eta:.0f} s to go" if eta else ""
-            session.say(f"generate: {finished}/{progress.total}, {_note(progress)}{left}")
-
-    return report
-
-
-def _note(progress: Progress) -> str:
-    rate = progress.rate(time.monotonic())
-    expected = progress.expected_usd()
-    total = f" of about ${expected:.4f}" if expected is not None else ""
-    failed = f", {len(progress.failed)} failed" if progress.failed else ""
-    return f"{rate:.1f}/s, ${progress.spent_usd:.4f}{total}{failed}"
+        session.show({"plan": True, **document}, plan_text(session, plan, found))
+    if found.over_budget:
+        message = f"the run is likely to cost up to ${found.likely_usd:f}, and the budget has ${found.left_usd:f} left"
+        session.complain(BudgetError(message, hint="raise budget.max_usd / --max-cost, or ask for less"))
+        raise typer.Exit(BudgetError.exit_code)

@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -16,6 +17,7 @@ import yaml
 
 from potstill.config import Config, Resolved, Secrets, field_of, flatten, resolve
 from potstill.errors import PotstillError, UsageError
+from potstill.teacher.presets import with_preset
 from potstill.workspace import Workspace
 
 SCHEMA_VERSION = 1
@@ -54,6 +56,12 @@ class Session:
             sys.stdout.write(json.dumps(whole, ensure_ascii=False, indent=2, default=str) + "\n")
         elif text:
             sys.stdout.write(text.rstrip("\n") + "\n")
+        sys.stdout.flush()
+
+    def event(self, name: str, document: Mapping[str, Any]) -> None:
+        """One JSON event, on a line of its own on standard output."""
+        row = {"event": name, "at": datetime.now(UTC).isoformat(), **document}
+        sys.stdout.write(self.secrets.redact(json.dumps(row, ensure_ascii=False, default=str)) + "\n")
         sys.stdout.flush()
 
     def say(self, text: str) -> None:
@@ -143,7 +151,7 @@ def _session(command: str, given: Mapping[str, Any], keys: Mapping[str, str]) ->
     }
     return Session(
         command=command,
-        resolved=resolve(given["config_file"], given["settings"] or (), flags),
+        resolved=with_preset(resolve(given["config_file"], given["settings"] or (), flags)),
         as_json=given["as_json"],
         quiet=given["quiet"],
         verbose=given["verbose"],

@@ -8,10 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Protocol
 
+from potstill.config import GenerateConfig
 from potstill.errors import PotstillError, TeacherError
-from potstill.generate.plan import Cell, Plan
-from potstill.teacher.calls import Asks
+from potstill.generate.outcomes import second_request
+from potstill.generate.plan import Cell
+from potstill.teacher.calls import Answer, Asks
+from potstill.teacher.line import StoppedError
 
 
 @dataclass(frozen=True)
@@ -41,50 +45,82 @@ class Progress:
         """Answers paid for in this run."""
         return self.done - self.reused
 
+    @property
+    def left(self) -> int:
+        """Cells that were not asked for yet."""
+        return self.total - self.done - len(self.failed)
+
     def rate(self, now: float) -> float:
         """Answers paid for per second."""
         return self.paid / max(now - self.started, 1e-9)
 
     def eta_s(self, now: float) -> float | None:
         """Seconds to go at this rate; None before the first answer."""
-        rest = self.total - self.done - len(self.failed)
-        return rest / self.rate(now) if self.paid else None
+        return self.left / self.rate(now) if self.paid else None
 
     def expected_usd(self) -> Decimal | None:
         """What the whole run will have cost at this run's mean; None before the first paid answer."""
-        rest = self.total - self.done - len(self.failed)
-        return self.spent_usd + self.spent_usd / self.paid * rest if self.paid else None
+        return self.spent_usd + self.spent_usd / self.paid * self.left if self.paid else None
+
+    def count(self, answers: list[Answer]) -> None:
+        """A cell has its answer; `answers` are what was asked for it, the last one being kept."""
+        self.done += 1
+        self.reused += all(answer.reused for answer in answers)
+        self.spent_usd += sum((answer.cost_usd for answer in answers if not answer.reused), Decimal(0))
 
 
 Report = Callable[[Progress], None]
+Cells = Iterator[tuple[int, Cell]]
 
 
-async def ask_all(plan: Plan, teacher: Asks, report: Report, *, workers: int) -> Progress:
-    """Ask for every cell with `workers` at once; `report` gets the progress.
+class Settled(Protocol):
+    """Hears that a cell is done with."""
 
-    A cell that fails for good is listed and the rest goes on. An error that stops everything (budget, quota, key) lets
-    what is in flight settle first, and is then raised.
+    async def __call__(self, position: int, *, answered: bool) -> None:
+        """Take note."""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Who is asked, by which rules, and who hears of it.
+
+    `report` gets the progress after each cell; `begun` a position when it is given out, `settled` when it has an answer
+    or has failed for good.
     """
-    progress = Progress(total=len(plan), started=time.monotonic())
-    cells = iter(plan)
-    stopped: list[PotstillError] = []
+
+    teacher: Asks
+    generate: GenerateConfig
+    workers: int
+    report: Report
+    begun: Callable[[int], None]
+    settled: Settled
+
+
+async def ask_all(cells: Cells, progress: Progress, asking: Asking) -> PotstillError | StoppedError | None:
+    """Ask for every cell, `workers` at once; gives what ended the run early, or None.
+
+    A cell that fails for good is listed and the rest goes on. An error that stops everything (budget, quota, key) and
+    a stop that the user asked for let what is in flight settle first.
+    """
+    stopped: list[PotstillError | StoppedError] = []
 
     async def work() -> None:
-        for cell in _until(cells, stopped):
+        for position, cell in _until(cells, stopped):
+            asking.begun(position)
             try:
-                answer = await teacher.ask(cell.request)
+                progress.count(await _answers(cell, asking))
             except TeacherError as error:
                 failed = Failed(cell.role.name, cell.prompt.source, cell.sample, error.reason, error.message)
                 progress.failed.append(failed)
-            except PotstillError as error:
+                await asking.settled(position, answered=False)
+            except (PotstillError, StoppedError) as error:
                 stopped.append(error)
             else:
-                progress.done += 1
-                progress.reused += answer.reused
-                progress.spent_usd += 0 if answer.reused else answer.cost_usd
-            report(progress)
+                await asking.settled(position, answered=True)
+            asking.report(progress)
 
-    tasks = [asyncio.create_task(work()) for _ in range(workers)]
+    progress.started = time.monotonic()
+    tasks = [asyncio.create_task(work()) for _ in range(asking.workers)]
     try:
         await asyncio.gather(*tasks)
     finally:
@@ -93,12 +129,17 @@ async def ask_all(plan: Plan, teacher: Asks, report: Report, *, workers: int) ->
         for task in tasks:
             with suppress(asyncio.CancelledError):
                 await task
-    if stopped:
-        raise stopped[0]
-    return progress
+    return stopped[0] if stopped else None
 
 
-def _until(cells: Iterator[Cell], stopped: list[PotstillError]) -> Iterator[Cell]:
+async def _answers(cell: Cell, asking: Asking) -> list[Answer]:
+    """The answer to a cell, and a second one where the first was cut off and the config says so."""
+    first = await asking.teacher.ask(cell.request)
+    longer = second_request(cell.request, first, asking.generate)
+    return [first] if longer is None else [first, await asking.teacher.ask(longer)]
+
+
+def _until(cells: Cells, stopped: list[PotstillError | StoppedError]) -> Cells:
     """Cells from an iterator that all workers share, until something has stopped the run."""
     for cell in cells:
         yield cell

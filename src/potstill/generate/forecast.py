@@ -1,50 +1,223 @@
-"""What a plan would send, before anything is sent: counts, and the bounds of its price."""
+"""What a run would send, cost and take, before anything is sent. Reads the ledger where there is one; writes nothing.
+
+The prompts are streamed: of a million cells only how many there are of each length is held.
+"""
 
 from __future__ import annotations
 
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 
+from potstill.config import Config
 from potstill.generate.plan import Plan
-from potstill.ledger import read_attempts
-from potstill.pricing.book import load_prices
+from potstill.ledger import LedgerView
+from potstill.pricing.book import PriceBook, load_prices
+from potstill.pricing.finish import Finish, Rates, batch_to_finish, time_to_finish
+from potstill.pricing.intervals import Interval, total_interval
 from potstill.pricing.tokens import estimate_tokens
 from potstill.records import Usage
+from potstill.teacher.pacing import PaceState, effective
+from potstill.teacher.paid import limits, scope, worst_input_tokens
 from potstill.workspace import Workspace
+
+SERVICES = ("standard", "flex", "batch")
+ASSUMED_SHARE = 0.5
+"""Share of `max_output_tokens` that an answer is taken to use while there is no history."""
+HISTORY = 2000
+"""Earlier answers that the interval stands on at most."""
+
+
+@dataclass(frozen=True)
+class Todo:
+    """The cells still to be paid for: how many there are by input tokens (estimated) and by bytes (the upper bound)."""
+
+    cells: int
+    paid: int
+    tokens: Mapping[int, int]
+    bounds: Mapping[int, int]
+
+    @property
+    def requests(self) -> int:
+        """How many requests they are."""
+        return sum(self.tokens.values())
+
+    @property
+    def input_tokens(self) -> int:
+        """All their input."""
+        return sum(size * count for size, count in self.tokens.items())
+
+
+@dataclass(frozen=True)
+class Quote:
+    """The run in one service: dollars expected, with the 90 % interval where there is history, and at worst; the time."""
+
+    service: str
+    expected_usd: Decimal
+    low_usd: Decimal | None
+    high_usd: Decimal | None
+    worst_usd: Decimal
+    finish: Finish
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Cells, how many are in the ledger, and dollars for the rest: with no output at all, and with all of it."""
+    """A run before it is made. `left_usd` is what the budget has left, None without one; `quota_days` likewise."""
 
-    cells: int
-    paid: int
-    input_tokens: int
-    least_usd: Decimal
-    worst_usd: Decimal
+    todo: Todo
+    basis: str
+    quotes: tuple[Quote, ...]
+    quota_days: int | None
+    left_usd: Decimal | None
     service: str
+
+    @property
+    def quote(self) -> Quote:
+        """The configured service's."""
+        return next(quote for quote in self.quotes if quote.service == self.service)
+
+    @property
+    def likely_usd(self) -> Decimal:
+        """What the run may well cost: the interval's upper end, or what is expected where there is none."""
+        quote = self.quote
+        return quote.expected_usd if quote.high_usd is None else quote.high_usd
+
+    @property
+    def over_budget(self) -> bool:
+        """Whether that is more than the budget has left."""
+        return self.left_usd is not None and self.likely_usd > self.left_usd
 
 
 def forecast(plan: Plan, workspace: Workspace) -> Forecast:
-    """Count and price a plan; reads the ledger where there is one, and writes nothing."""
-    teacher, generate = plan.config.teacher, plan.config.generate
-    book, today = load_prices(plan.config.prices), datetime.now(UTC).date()
-    known = {attempt.key for attempt in read_attempts(workspace.ledger) if attempt.status == "done"}
-    paid, tokens, least, worst = 0, 0, Decimal(0), Decimal(0)
+    """Count, price and time a plan; raises UnknownModelError where the configured service has no price."""
+    config, today = plan.config, datetime.now(UTC).date()
+    teacher, book = config.teacher, load_prices(config.prices)
+    book.price(teacher.model, teacher.service, today)
+    with LedgerView(workspace.ledger) as ledger:
+        todo = count_todo(plan, ledger)
+        history = ledger.output_tokens(teacher.model, "generate", HISTORY)
+        latency_s, committed = ledger.latency_s(teacher.model), ledger.committed()
+        shared = ledger.shared(scope(teacher))
+    output = total_interval([float(tokens) for tokens in history], todo.requests, ceiling=_most(config))
+    rates = _rates(config, book, latency_s, shared)
+    priced = _Pricing(config, book, today, todo, output)
+    services = [name for name in SERVICES if name in book.services(teacher.model, today) or name == teacher.service]
+    left = None if config.budget.max_usd is None else max(config.budget.max_usd - committed, Decimal(0))
+    return Forecast(
+        todo=todo,
+        basis=_basis(history, output),
+        quotes=tuple(priced.quote(service, rates) for service in services),
+        quota_days=math.ceil(todo.requests / rates.rpd) if rates.rpd else None,
+        left_usd=left,
+        service=teacher.service,
+    )
+
+
+def count_todo(plan: Plan, ledger: LedgerView) -> Todo:
+    """Go through the cells once; those in the ledger are paid for."""
+    cells, paid = 0, 0
+    tokens: Counter[int] = Counter()
+    bounds: Counter[int] = Counter()
     for cell in plan:
-        if cell.request.key in known:
+        cells += 1
+        if ledger.has(cell.request.key):
             paid += 1
             continue
         size = sum(estimate_tokens(message.content) for message in cell.messages)
-        tokens += size
-        least += book.cost(Usage(input_tokens=size), teacher.model, teacher.service, today).usd
-        worst += book.worst_case(
-            teacher.model,
-            teacher.service,
-            today,
-            input_tokens=size,
-            max_output_tokens=generate.max_output_tokens,
-            thinking_budget=teacher.thinking_budget,
+        tokens[size] += 1
+        bounds[worst_input_tokens(cell.request, size)] += 1
+    return Todo(cells, paid, tokens, bounds)
+
+
+@dataclass(frozen=True)
+class _Pricing:
+    config: Config
+    book: PriceBook
+    today: date
+    todo: Todo
+    output: Interval | None
+
+    def quote(self, service: str, rates: Rates) -> Quote:
+        """One service's dollars and time."""
+        requests = max(1, self.todo.requests)
+        if self.output is None:
+            expected = self._total(service, self.config.generate.max_output_tokens * ASSUMED_SHARE)
+            low = high = None
+        else:
+            expected = self._total(service, self.output.expected / requests)
+            low = self._total(service, self.output.low / requests)
+            high = self._total(service, self.output.high / requests)
+        finish = (
+            batch_to_finish(self.todo.input_tokens, expected, rates)
+            if service == "batch"
+            else time_to_finish(self.todo.requests, self.todo.input_tokens, expected, rates)
         )
-    return Forecast(len(plan), paid, tokens, least, worst, teacher.service)
+        return Quote(service, expected, low, high, self._worst(service), finish)
+
+    def _total(self, service: str, output_tokens: float) -> Decimal:
+        """Dollars for all cells at so many output tokens each."""
+        output = min(round(output_tokens), _most(self.config))
+        model = self.config.teacher.model
+        return sum(
+            (
+                count * self.book.cost(Usage(input_tokens=size, output_tokens=output), model, service, self.today).usd
+                for size, count in self.todo.tokens.items()
+            ),
+            Decimal(0),
+        )
+
+    def _worst(self, service: str) -> Decimal:
+        """What would be reserved if everything were in flight at once."""
+        teacher = self.config.teacher
+        return sum(
+            (
+                count
+                * self.book.worst_case(
+                    teacher.model,
+                    service,
+                    self.today,
+                    input_tokens=size,
+                    max_output_tokens=self.config.generate.max_output_tokens,
+                    thinking_budget=teacher.thinking_budget,
+                )
+                for size, count in self.todo.bounds.items()
+            ),
+            Decimal(0),
+        )
+
+
+def _rates(config: Config, book: PriceBook, latency_s: float | None, shared: str | None) -> Rates:
+    """The limits that hold: configured, learned from the teacher, or published for the batch queue."""
+    teacher = config.teacher
+    state = PaceState() if shared is None else PaceState.model_validate_json(shared)
+    holding = effective(limits(teacher), state, time.time())
+    tier = book.tier(teacher.tier)
+    return Rates(
+        rpm=holding.rpm,
+        tpm=holding.tpm,
+        rpd=holding.rpd,
+        usd_per_10_min=teacher.usd_per_10min,
+        monthly_cap_usd=tier.monthly_cap_usd if tier else None,
+        enqueued_tokens=book.enqueued_tokens(teacher.model, teacher.tier),
+        concurrency=teacher.max_concurrency,
+        latency_s=latency_s,
+    )
+
+
+def _most(config: Config) -> int:
+    """The most output tokens, thinking included, that the ceiling counts for one answer."""
+    limit, thinking = config.generate.max_output_tokens, config.teacher.thinking_budget
+    return limit + (limit if thinking is None else thinking)
+
+
+def _basis(history: list[int], output: Interval | None) -> str:
+    if output is None:
+        return (
+            f"assumption: {ASSUMED_SHARE:.0%} of max_output_tokens an answer, for want of answers in the ledger"
+            f" ({len(history)}); --pilot 20 replaces it"
+        )
+    return f"{output.known} answers of this model in the ledger; 90 % interval by {output.method}"

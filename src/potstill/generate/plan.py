@@ -21,6 +21,13 @@ class Prompts(Protocol):
     def __len__(self) -> int:
         """How many there are."""
 
+    def expect(self, count: int) -> None:
+        """Take their number from an earlier pass."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names them all: other prompts, another name."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -56,10 +63,10 @@ class Plan:
 
     @property
     def fingerprint(self) -> str:
-        """Names the plan by everything that decides what its cells are, but for the prompts' texts."""
-        generate = self.config.generate.model_dump(mode="json", exclude={"filters", "splits", "judge"})
+        """Names the plan by everything that decides what its cells are."""
+        generate = self.config.generate.model_dump(mode="json", exclude={"prompts", "filters", "splits", "judge"})
         teacher = self.config.teacher.model_dump(mode="json", include={"model", "thinking_budget"})
-        return content_id([generate, teacher, [[role.name, role.sha] for role in self.roles]])
+        return content_id([generate, teacher, self.prompts.fingerprint, [[role.name, role.sha] for role in self.roles]])
 
     def __len__(self) -> int:
         return len(self.prompts) * self.per_prompt

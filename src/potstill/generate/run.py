@@ -3,34 +3,66 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from decimal import Decimal
 
 from potstill.config import Config, Secrets
 from potstill.errors import PotstillError
-from potstill.generate.ask import Failed, Progress, Report, ask_all
+from potstill.generate.ask import Asking, Failed, Progress, Report, ask_all
 from potstill.generate.dataset import DatasetManifest, sample_of, write_dataset
+from potstill.generate.frontier import Frontier
+from potstill.generate.outcomes import both, second_request
 from potstill.generate.plan import Plan
-from potstill.ledger import Ledger
+from potstill.ledger import Ledger, PlanProgress
 from potstill.prompts import PromptFiles, load_roles
 from potstill.records import Attempt, Sample
-from potstill.teacher.opening import open_teacher
-from potstill.teacher.paid import stored_answer
+from potstill.teacher.line import StoppedError
+from potstill.teacher.opening import OfflineTeacher, open_offline, open_teacher
+from potstill.teacher.paid import PaidTeacher, stored_answer
 from potstill.workspace import Workspace
+
+SAVE_EVERY = 500
+"""Cells after which it is written down how far the plan is."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How a run is to be made, beside its config.
+
+    `stop`: set it, and what is in flight is the last; `offline`: from the ledger alone; `max_requests`: attempts that
+    this run may send; `pilot`: pay for so many cells, spread over the plan, and write no dataset.
+    """
+
+    report: Report
+    stop: asyncio.Event
+    offline: bool = False
+    max_requests: int | None = None
+    pilot: int | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to. `stopped` is the error that ended it early; the dataset then holds what there is."""
+    """What a run came to. `stopped` is the error that ended it early; the dataset then holds what there is.
 
-    manifest: DatasetManifest
-    paid: int
-    reused: int
-    spent_usd: Decimal
-    failed: tuple[Failed, ...]
+    `manifest` is None for a pilot and for a run that the user stopped: both write no dataset.
+    """
+
+    manifest: DatasetManifest | None
+    progress: Progress
     possibly_paid: tuple[Attempt, ...]
-    stopped: PotstillError | None
+    stopped: PotstillError | StoppedError | None
+
+    @property
+    def failed(self) -> tuple[Failed, ...]:
+        """Cells without an answer."""
+        return tuple(self.progress.failed)
+
+    @property
+    def spent_usd(self) -> Decimal:
+        """Dollars paid in this run for the answers that it got."""
+        return self.progress.spent_usd
 
 
 def load_plan(config: Config) -> Plan:
@@ -39,43 +71,120 @@ def load_plan(config: Config) -> Plan:
     return Plan(config, PromptFiles(config.generate.prompts), roles)
 
 
-async def generate(config: Config, secrets: Secrets, workspace: Workspace, report: Report) -> Outcome:
+async def generate(config: Config, secrets: Secrets, workspace: Workspace, terms: Terms) -> Outcome:
     """Get every answer of the plan that is not in the ledger yet, then write the dataset from all of them."""
     plan = load_plan(config)
-    async with open_teacher(config, secrets, workspace, command="generate") as teacher:
-        progress = Progress(total=len(plan), started=0)
-        stopped: PotstillError | None = None
-
-        def follow(current: Progress) -> None:
-            nonlocal progress
-            progress = current
-            report(current)
-
-        try:
-            workers = min(config.teacher.max_concurrency, max(1, len(plan)))
-            progress = await ask_all(plan, teacher, follow, workers=workers)
-        except PotstillError as error:
-            stopped = error
-        manifest = await asyncio.to_thread(write_dataset, workspace, plan, stored_samples(plan, teacher.ledger))
-        return Outcome(
-            manifest=manifest,
-            paid=progress.paid,
-            reused=progress.reused,
-            spent_usd=progress.spent_usd,
-            failed=tuple(progress.failed),
-            possibly_paid=possibly_paid(teacher.ledger),
-            stopped=stopped,
-        )
-
-
-def possibly_paid(ledger: Ledger) -> tuple[Attempt, ...]:
-    """Attempts that left and have no answer on disk: the teacher may have billed them."""
-    return tuple(ledger.open_attempts())
+    async with _teacher(config, secrets, workspace, terms) as teacher:
+        start = _start(plan, teacher.ledger)
+        progress, stopped = await _ask(plan, teacher, start, terms)
+        manifest = None
+        if terms.pilot is None and not isinstance(stopped, StoppedError):
+            samples = stored_samples(plan, teacher.ledger)
+            manifest = await asyncio.to_thread(write_dataset, workspace, plan, samples)
+        return Outcome(manifest, progress, tuple(teacher.ledger.open_attempts()), stopped)
 
 
 def stored_samples(plan: Plan, ledger: Ledger) -> Iterator[Sample]:
     """One sample per answered cell, in the plan's order, from the ledger: the same ledger gives the same bytes."""
     for cell in plan:
         answer = stored_answer(ledger, cell.request)
-        if answer is not None:
-            yield sample_of(cell, answer, created_at=answer.answered_at)
+        if answer is None:
+            continue
+        longer = second_request(cell.request, answer, plan.config.generate)
+        second = stored_answer(ledger, longer) if longer is not None else None
+        if second is not None:
+            answer = both(answer, second)
+        yield sample_of(cell, answer, created_at=answer.answered_at)
+
+
+def pilot_cells(plan: Plan, count: int) -> list[int]:
+    """Positions of some cells, spread evenly over the plan and, in turn, over roles and samples. Pure."""
+    total, block = len(plan), plan.per_prompt
+    if count * block >= total:
+        return list(range(min(count, total)))
+    starts = [index * total // count // block * block for index in range(count)]
+    return [start + index % block for index, start in enumerate(starts)]
+
+
+def _start(plan: Plan, ledger: Ledger) -> PlanProgress:
+    """Where earlier runs of this plan stopped; the number of its cells is counted once and then remembered."""
+    known = ledger.progress(plan.fingerprint)
+    if known is None:
+        return PlanProgress(len(plan), 0, ())
+    plan.prompts.expect(known.cells // plan.per_prompt)
+    return known
+
+
+async def _ask(
+    plan: Plan, teacher: PaidTeacher | OfflineTeacher, start: PlanProgress, terms: Terms
+) -> tuple[Progress, PotstillError | StoppedError | None]:
+    if terms.pilot is not None:
+        positions = pilot_cells(plan, terms.pilot)
+        progress, cells = Progress(len(positions), 0.0), plan.cells(len(plan), positions)
+    else:
+        known = start.first_open - len(start.holes)
+        progress = Progress(start.cells, 0.0, done=known, reused=known)
+        cells = plan.cells(start.first_open, start.holes)
+    track = _Track(plan, teacher.ledger, start, kept=terms.pilot is None and not terms.offline)
+    workers = min(plan.config.teacher.max_concurrency, max(1, progress.left))
+    asking = Asking(teacher, plan.config.generate, workers, terms.report, track.begun, track.settled)
+    async with _stopping(teacher, terms.stop):
+        stopped = await ask_all(cells, progress, asking)
+    await track.save()
+    return progress, stopped
+
+
+class _Track:
+    """Writes down, every now and then, how far a plan is; nothing of a pilot, which jumps about in it."""
+
+    def __init__(self, plan: Plan, ledger: Ledger, start: PlanProgress, *, kept: bool) -> None:
+        self._plan = plan.fingerprint
+        self._ledger = ledger
+        self._frontier = Frontier(start)
+        self._kept = kept
+        self._unsaved = 0
+
+    def begun(self, position: int) -> None:
+        self._frontier.given_out(position)
+
+    async def settled(self, position: int, *, answered: bool) -> None:
+        (self._frontier.answered if answered else self._frontier.failed)(position)
+        self._unsaved += 1
+        if self._unsaved >= SAVE_EVERY:
+            await self.save()
+
+    async def save(self) -> None:
+        self._unsaved = 0
+        if self._kept:
+            await self._ledger.advance(self._plan, self._frontier.progress())
+
+
+@asynccontextmanager
+async def _stopping(teacher: PaidTeacher | OfflineTeacher, stop: asyncio.Event) -> AsyncIterator[None]:
+    """Hand a stop that the user asks for to the teacher."""
+
+    async def watch() -> None:
+        await stop.wait()
+        teacher.stop()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watcher.cancel()
+        with suppress(asyncio.CancelledError):
+            await watcher
+
+
+@asynccontextmanager
+async def _teacher(
+    config: Config, secrets: Secrets, workspace: Workspace, terms: Terms
+) -> AsyncIterator[PaidTeacher | OfflineTeacher]:
+    if terms.offline:
+        async with open_offline(config, workspace) as offline:
+            yield offline
+    else:
+        command = "generate"
+        opened = open_teacher(config, secrets, workspace, command=command, max_requests=terms.max_requests)
+        async with opened as teacher:
+            yield teacher

@@ -14,7 +14,7 @@ from potstill.ledger.entries import (
 )
 from potstill.ledger.journal import Ledger
 from potstill.ledger.money import from_pico, to_pico
-from potstill.ledger.reading import read_attempts
+from potstill.ledger.reading import LedgerView, read_attempts
 
 __all__ = [
     "Admitted",
@@ -24,6 +24,7 @@ __all__ = [
     "Intent",
     "Job",
     "Ledger",
+    "LedgerView",
     "PlanProgress",
     "Settlement",
     "StoredReply",

@@ -21,7 +21,7 @@ from potstill.errors import BudgetError, MachineError
 from potstill.ledger.entries import Change, Gate, Held, Intent, PlanProgress, Settlement, StoredReply, Ticket
 from potstill.ledger.jobs import Jobs
 from potstill.ledger.money import from_pico, to_pico
-from potstill.ledger.reading import select_attempts
+from potstill.ledger.reading import ABANDONED, select_attempts
 from potstill.ledger.schema import connect, prepare, unreadable
 from potstill.ledger.writer import Writer
 from potstill.records import Attempt, Usage
@@ -110,8 +110,11 @@ class Ledger:
         return select_attempts(self._reader)
 
     def open_attempts(self) -> Iterator[Attempt]:
-        """Attempts that left and have no answer on disk: in flight somewhere, in a batch job, or possibly paid."""
-        return select_attempts(self._reader, only_open=True)
+        """Attempts that left and have no answer on disk: possibly paid, where no process has them in flight.
+
+        What a batch job is still to answer is not among them.
+        """
+        return select_attempts(self._reader, ABANDONED)
 
     def spent(self) -> Decimal:
         """Dollars that were billed."""

@@ -6,7 +6,10 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 from potstill.ledger.money import from_pico
 from potstill.ledger.schema import BUSY_S, unreadable
@@ -29,9 +32,12 @@ def read_attempts(path: Path) -> list[Attempt]:
         raise unreadable(path, error) from error
 
 
-def select_attempts(connection: sqlite3.Connection, *, only_open: bool = False) -> Iterator[Attempt]:
-    """Attempts in the order in which they were made."""
-    where = "WHERE status = 'open'" if only_open else ""
+ABANDONED = "WHERE status = 'open' AND (job IS NULL OR job IN (SELECT id FROM jobs WHERE status = 'ended'))"
+"""Sent, and nobody waits for an answer any more."""
+
+
+def select_attempts(connection: sqlite3.Connection, where: str = "") -> Iterator[Attempt]:
+    """Attempts in the order in which they were made; `where` is one of this module's constants."""
     for row in connection.execute(f"SELECT {COLUMNS} FROM attempts {where} ORDER BY id"):  # noqa: S608  (constants)
         identity, key, command, role, model, service, status, reason, reserved, cost, price_id, *rest = row
         yield Attempt(
@@ -50,3 +56,61 @@ def select_attempts(connection: sqlite3.Connection, *, only_open: bool = False) 
             started_at=datetime.fromisoformat(rest[4]),
             finished_at=datetime.fromisoformat(rest[5]) if rest[5] else None,
         )
+
+
+class LedgerView:
+    """A ledger that is only read; a missing file is an empty one. Use it as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+
+    def __enter__(self) -> Self:
+        if self._path.is_file():
+            uri = f"{self._path.absolute().as_uri()}?mode=ro"
+            self._connection = sqlite3.connect(uri, uri=True, timeout=BUSY_S)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        if isinstance(error, sqlite3.DatabaseError):
+            raise unreadable(self._path, error) from error
+
+    def has(self, key: str) -> bool:
+        """Whether this work was paid for."""
+        return bool(self._rows("SELECT 1 FROM attempts WHERE key = ? AND status = 'done' LIMIT 1", key))
+
+    def output_tokens(self, model: str, command: str, most: int) -> list[int]:
+        """Output and thinking tokens of the newest answers of a model."""
+        query = (
+            "SELECT output_tokens + thinking_tokens FROM attempts"
+            " WHERE status = 'done' AND model = ? AND command = ? ORDER BY id DESC LIMIT ?"
+        )
+        return [row[0] for row in self._rows(query, model, command, most)]
+
+    def latency_s(self, model: str) -> float | None:
+        """Mean seconds of the newest answers of a model that came one by one."""
+        query = (
+            "SELECT avg(latency_s) FROM (SELECT latency_s FROM attempts WHERE status = 'done' AND model = ?"
+            " AND service <> 'batch' ORDER BY id DESC LIMIT 200)"
+        )
+        rows = self._rows(query, model)
+        return rows[0][0] if rows else None
+
+    def committed(self) -> Decimal:
+        """Dollars that were spent or are reserved."""
+        rows = self._rows("SELECT spent + reserved FROM totals")
+        return from_pico(rows[0][0]) if rows else Decimal(0)
+
+    def shared(self, scope: str) -> str | None:
+        """The state that processes share under a scope."""
+        if not self._rows("SELECT 1 FROM sqlite_master WHERE name = 'shared'"):
+            return None
+        rows = self._rows("SELECT state FROM shared WHERE scope = ?", scope)
+        return rows[0][0] if rows else None
+
+    def _rows(self, query: str, *values: Any) -> list[Any]:
+        return [] if self._connection is None else self._connection.execute(query, values).fetchall()

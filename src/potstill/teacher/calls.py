@@ -87,3 +87,9 @@ def build_request(
     if system:
         body["systemInstruction"] = {"parts": [{"text": "\n\n".join(system)}]}
     return TeacherRequest(model=teacher.model, body=body, sample=sample, role=role)
+
+
+def with_output_limit(request: TeacherRequest, max_output_tokens: int) -> TeacherRequest:
+    """The same request with another limit on the answer: other paid work, with a name of its own."""
+    generation = {**request.body["generationConfig"], "maxOutputTokens": max_output_tokens}
+    return request.model_copy(update={"body": {**request.body, "generationConfig": generation}})

@@ -18,6 +18,11 @@ from potstill.ledger import Admitted, Change, Gate, Held, Intent, Ledger, Ticket
 from potstill.teacher.pacing import DayOver, Limits, Need, PaceState, Wait, admit, end_day, learn, pause, settle
 from potstill.teacher.throttle import Throttle
 
+
+class StoppedError(Exception):
+    """The user stopped the run: what is in flight is waited for, nothing else is sent."""
+
+
 HORIZON_S = 0.05
 """How far ahead of its turn a request is admitted, so that one commit serves all that are due."""
 BATCH = 64
@@ -54,6 +59,7 @@ class Line:
         self._in_flight = 0
         self._ended = 0
         self._moved = asyncio.Event()
+        self._stopped = asyncio.Event()
         self._server: asyncio.Task[None] | None = None
         self.throttle = Throttle(max_concurrency)
         """The limit on requests in flight, which overload lowers."""
@@ -61,8 +67,10 @@ class Line:
     async def enter(self, intent: Intent, input_tokens: int) -> Entry:
         """Wait for a request's turn; its intent is on disk then. Call `leave` when the attempt is over.
 
-        Raises BudgetError when no request in flight can free enough, QuotaError when the day's requests are spent.
+        Raises BudgetError when no request in flight can free enough, QuotaError when the day's requests are spent,
+        StoppedError after `stop`.
         """
+        self._check()
         waiter = _Waiter(intent, Need(input_tokens, to_pico(intent.worst_usd)))
         self._waiting.append(waiter)
         if self._server is None or self._server.done():
@@ -74,6 +82,23 @@ class Line:
             await self._give_back(entry)
             raise
         return entry
+
+    def stop(self) -> None:
+        """Let nothing leave any more, and turn away who waits."""
+        self._stopped.set()
+        self._moved.set()
+        while self._waiting:
+            _refuse(self._waiting.popleft(), StoppedError())
+
+    async def rest(self, seconds: float) -> None:
+        """Wait before another attempt; raises StoppedError as soon as the run is stopped."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopped.wait(), seconds)
+        self._check()
+
+    def _check(self) -> None:
+        if self._stopped.is_set():
+            raise StoppedError
 
     def leave(self) -> None:
         """An attempt is over: there is room for another, and perhaps money."""
@@ -149,6 +174,9 @@ class Line:
             _refuse(waiter, error)
             return None
         if isinstance(outcome, Held):
+            if self._stopped.is_set():
+                _refuse(waiter, StoppedError())
+                return None
             return outcome.wait_s
         self._in_flight += 1
         self._left = None if self._left is None else self._left - 1

@@ -7,12 +7,41 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 from potstill.config import Config, Secrets
-from potstill.errors import ConfigError, KeyRefusedError
+from potstill.errors import ConfigError, InputError, KeyRefusedError, TeacherError
 from potstill.ledger import Ledger
 from potstill.pricing.book import load_prices
-from potstill.teacher.paid import Accounts, PaidTeacher
+from potstill.teacher.calls import Answer, TeacherRequest
+from potstill.teacher.paid import Accounts, PaidTeacher, stored_answer
 from potstill.teacher.transport import GeminiTransport
 from potstill.workspace import Workspace
+
+
+class OfflineTeacher:
+    """Answers from the ledger alone; there is no transport that it could send anything with."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+
+    async def ask(self, request: TeacherRequest) -> Answer:
+        """What was paid for earlier; raises TeacherError where nothing was."""
+        answer = stored_answer(self.ledger, request)
+        if answer is None:
+            message = "not in the ledger, and --offline asks nobody"
+            raise TeacherError(message, reason="offline")
+        return answer
+
+    def stop(self) -> None:
+        """Nothing is in flight."""
+
+
+@asynccontextmanager
+async def open_offline(config: Config, workspace: Workspace) -> AsyncIterator[OfflineTeacher]:
+    """The ledger as a teacher; needs no key. Raises InputError where the workspace has no ledger."""
+    if not workspace.ledger.is_file():
+        message = f"no ledger at {workspace.ledger}: there is nothing to answer from"
+        raise InputError(message, hint="run once without --offline")
+    with Ledger.open(workspace.ledger, config.budget.max_usd) as ledger:
+        yield OfflineTeacher(ledger)
 
 
 @asynccontextmanager

@@ -74,6 +74,10 @@ class PaidTeacher:
             flight.add_done_callback(lambda _: self._flights.pop(request.key, None))
         return await flight
 
+    def stop(self) -> None:
+        """Send nothing more; who waits gets StoppedError, what is in flight is settled."""
+        self._line.stop()
+
     async def _pay(self, request: TeacherRequest) -> Answer:
         attempt, sheds = 1, 0
         while True:
@@ -84,7 +88,7 @@ class PaidTeacher:
                 case Retry(after_s, _, pause_all, overload):
                     sheds += overload
                     if not pause_all:
-                        await asyncio.sleep(after_s)
+                        await self._line.rest(after_s)
                 case GiveUp(reason, detail):
                     raise TeacherError(detail, reason=reason)
                 case Stop(_, error):

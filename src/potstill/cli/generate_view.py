@@ -1,0 +1,222 @@
+"""How `potstill generate` looks: its plan, its progress on a terminal and elsewhere, its result."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from potstill.cli.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from potstill.generate.ask import Progress, Report
+    from potstill.generate.forecast import Forecast, Quote
+    from potstill.generate.plan import Plan
+    from potstill.generate.run import Outcome
+
+PLAIN_EVERY_S = 5.0
+EVENT_EVERY_S = 1.0
+SCREENFUL = 10
+HOUR_S, DAY_S = 3600, 86_400
+
+
+def document_of(outcome: Outcome) -> dict[str, Any]:
+    """The result as JSON."""
+    manifest, progress = outcome.manifest, outcome.progress
+    return {
+        "samples": dict(manifest.samples) if manifest else None,
+        "rejected": dict(manifest.rejected) if manifest else None,
+        "paid": progress.paid,
+        "reused": progress.reused,
+        "left": progress.left,
+        "spent_usd": format(progress.spent_usd, "f"),
+        "dataset_cost_usd": manifest.cost_usd if manifest else None,
+        "failed": [vars(item) for item in outcome.failed],
+        "possibly_paid": [item.model_dump(mode="json") for item in outcome.possibly_paid],
+        "stopped": getattr(outcome.stopped, "message", None),
+    }
+
+
+def text_of(session: Session, outcome: Outcome) -> str:
+    """The result for a reader."""
+    manifest, progress = outcome.manifest, outcome.progress
+    lines = []
+    if manifest is not None:
+        splits = ", ".join(f"{count} {name}" for name, count in manifest.samples.items())
+        lines.append(f"dataset: {splits} in {session.workspace.dataset}")
+    lines.append(
+        f"paid for {progress.paid} answers, ${progress.spent_usd:f}; {progress.reused} were in the ledger already"
+    )
+    if progress.left:
+        lines.append(f"not asked yet: {progress.left}")
+    if manifest is not None and manifest.rejected:
+        lines.append("sifted out: " + ", ".join(f"{count} {reason}" for reason, count in manifest.rejected.items()))
+    if outcome.possibly_paid:
+        held = sum(attempt.reserved_usd for attempt in outcome.possibly_paid)
+        lines.append(f"possibly paid without an answer: {len(outcome.possibly_paid)} attempts, at most ${held:f}")
+    lines += [
+        f"failed: {item.role}, {item.prompt}, sample {item.sample}: {item.reason}: {item.detail}"
+        for item in outcome.failed[:SCREENFUL]
+    ]
+    if len(outcome.failed) > SCREENFUL:
+        lines.append(f"... and {len(outcome.failed) - SCREENFUL} more (all of them with --json)")
+    return "\n".join(lines)
+
+
+def plan_document(found: Forecast) -> dict[str, Any]:
+    """The plan as JSON."""
+    return {
+        "cells": found.todo.cells,
+        "paid": found.todo.paid,
+        "requests": found.todo.requests,
+        "input_tokens": found.todo.input_tokens,
+        "basis": found.basis,
+        "services": {quote.service: _quote_document(quote) for quote in found.quotes},
+        "service": found.service,
+        "quota_days": found.quota_days,
+        "left_usd": None if found.left_usd is None else format(found.left_usd, "f"),
+        "over_budget": found.over_budget,
+    }
+
+
+def plan_text(session: Session, plan: Plan, found: Forecast) -> str:
+    """The plan for a reader."""
+    samples = session.config.generate.samples_per_prompt
+    prompts = found.todo.cells // plan.per_prompt
+    cells = f"{found.todo.cells} answers: {prompts} prompts x {len(plan.roles)} roles x {samples} samples"
+    lines = [
+        f"{cells}; {found.todo.paid} are paid for, {found.todo.requests} to ask",
+        f"input: about {found.todo.input_tokens} tokens",
+        f"output: {found.basis}",
+        "",
+        f"{'service':10}{'expected':>12}{'90 % interval':>26}{'at worst':>12}   time",
+    ]
+    for quote in found.quotes:
+        chosen = "*" if quote.service == found.service else " "
+        between = f"${quote.low_usd:.4f} to ${quote.high_usd:.4f}" if quote.low_usd is not None else "-"
+        lines.append(
+            f"{chosen}{quote.service:9}{f'${quote.expected_usd:.4f}':>12}{between:>26}{f'${quote.worst_usd:.4f}':>12}"
+            f"   {_span(quote.finish.seconds)} ({quote.finish.limit})"
+        )
+        lines += [f"  {quote.finish.warning}"] if quote.finish.warning else []
+    if found.quota_days is not None:
+        lines.append(f"the daily quota takes {found.quota_days} days")
+    if found.left_usd is not None:
+        lines.append(f"budget left: ${found.left_usd:f}; the run stops before it would be passed")
+    return "\n".join(lines)
+
+
+@contextmanager
+def followed(session: Session, *, events: bool) -> Iterator[Report]:
+    """JSON events; else a bar on a terminal, a line every few seconds elsewhere, nothing with --quiet."""
+    import sys
+
+    if events:
+        yield _events(session)
+    elif session.quiet:
+        yield lambda _: None
+    elif sys.stderr.isatty():
+        with _bar() as report:
+            yield report
+    else:
+        yield _lines(session)
+
+
+def _events(session: Session) -> Report:
+    """A `failed` event for each cell that failed, and `progress` once a second at most."""
+    last, told = float("-inf"), 0
+
+    def report(progress: Progress) -> None:
+        nonlocal last, told
+        for item in progress.failed[told:]:
+            session.event("failed", vars(item))
+        told = len(progress.failed)
+        now = time.monotonic()
+        if now - last >= EVENT_EVERY_S or not progress.left:
+            last = now
+            session.event("progress", _progress_document(progress, now))
+
+    return report
+
+
+def _progress_document(progress: Progress, now: float) -> dict[str, Any]:
+    expected = progress.expected_usd()
+    return {
+        "done": progress.done,
+        "total": progress.total,
+        "paid": progress.paid,
+        "failed": len(progress.failed),
+        "spent_usd": format(progress.spent_usd, "f"),
+        "expected_usd": None if expected is None else format(expected, "f"),
+        "per_second": round(progress.rate(now), 3),
+        "eta_s": progress.eta_s(now),
+    }
+
+
+@contextmanager
+def _bar() -> Iterator[Report]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("generate"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
+    with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("generate", total=None, note="")
+
+        def report(progress: Progress) -> None:
+            finished = progress.done + len(progress.failed)
+            bar.update(task, total=progress.total, completed=finished, note=_note(progress))
+
+        yield report
+
+
+def _lines(session: Session) -> Report:
+    last = time.monotonic()
+
+    def report(progress: Progress) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= PLAIN_EVERY_S or not progress.left:
+            last = now
+            finished = progress.done + len(progress.failed)
+            eta = progress.eta_s(now)
+            left = f", {eta:.0f} s to go" if eta else ""
+            session.say(f"generate: {finished}/{progress.total}, {_note(progress)}{left}")
+
+    return report
+
+
+def _note(progress: Progress) -> str:
+    rate = progress.rate(time.monotonic())
+    expected = progress.expected_usd()
+    total = f" of about ${expected:.4f}" if expected is not None else ""
+    failed = f", {len(progress.failed)} failed" if progress.failed else ""
+    return f"{rate:.1f}/s, ${progress.spent_usd:.4f}{total}{failed}"
+
+
+def _quote_document(quote: Quote) -> dict[str, Any]:
+    def text(usd: Any) -> str | None:
+        return None if usd is None else format(usd, "f")
+
+    return {
+        "expected_usd": text(quote.expected_usd),
+        "low_usd": text(quote.low_usd),
+        "high_usd": text(quote.high_usd),
+        "worst_usd": text(quote.worst_usd),
+        "seconds": quote.finish.seconds,
+        "limit": quote.finish.limit,
+        "warning": quote.finish.warning or None,
+    }
+
+
+def _span(seconds: float) -> str:
+    if seconds < 2 * HOUR_S:
+        return f"{seconds / 60:.1f} minutes"
+    return f"{seconds / HOUR_S:.1f} hours" if seconds < 2 * DAY_S else f"{seconds / DAY_S:.1f} days"
