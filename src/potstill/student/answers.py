@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol
+
+from pydantic import Field
 
 from potstill.records import Message, Record
 
@@ -11,16 +13,41 @@ from potstill.records import Message, Record
 class StudentQuery(Record):
     """One chat for one role. The role's system prompt is added unless `messages` brings a system turn.
 
-    `temperature` 0 is greedy; `seed` makes sampling reproducible; `stop` ends the answer before any of these texts.
+    `text` in place of `messages` is a bare text to be continued, without any template. `temperature` 0 is greedy;
+    `seed` makes sampling reproducible; `stop` ends the answer before any of these texts; `top_logprobs` asks for the
+    tokens with their log-probabilities and so many rivals of each; `logit_bias` (by token id) and the two penalties
+    are added as OpenAI defines them; `json_schema` (a JSON document) allows only answers that fit it.
     """
 
     role: str
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...] = ()
     max_new_tokens: int
+    text: str | None = None
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    top_logprobs: int | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = Field(default_factory=dict)
+    json_schema: str | None = None
+
+
+class Rival(NamedTuple):
+    """A token and its natural log-probability under the model, before temperature, bias or schema."""
+
+    token: int
+    logprob: float
+
+
+class ChosenToken(NamedTuple):
+    """A token of an answer: its text, its bytes (a character may span tokens), and the likeliest at its place."""
+
+    text: str
+    data: bytes
+    logprob: float
+    top: tuple[ChosenToken, ...] = ()
 
 
 class StudentAnswer(Record):
@@ -36,11 +63,15 @@ class StudentAnswer(Record):
 
 
 class Piece(Record):
-    """A stretch of new text for query number `index` of a batch; the last one carries the whole `answer`."""
+    """A stretch of new text for query number `index` of a batch; the last one carries the whole `answer`.
+
+    `tokens` are the tokens behind it, where the query asked for log-probabilities.
+    """
 
     index: int
     text: str
     answer: StudentAnswer | None = None
+    tokens: tuple[ChosenToken, ...] = ()
 
 
 class Student(Protocol):
@@ -63,3 +94,46 @@ class Student(Protocol):
 
     def stream(self, queries: Sequence[StudentQuery]) -> Iterator[Piece]:
         """Answer like `answer`, piece by piece; closing the iterator stops the work."""
+
+
+class Prepared(Protocol):
+    """A query that was checked and made ready for its engine."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the rendered prompt."""
+
+    @property
+    def room(self) -> int:
+        """Tokens that the answer can have at most; a longer one ends there with the reason `length`."""
+
+
+class Engine(Protocol):
+    """Decoding that queries join and leave between two steps. `prepare` from any thread, the rest from one."""
+
+    def prepare(self, query: StudentQuery) -> Prepared:
+        """Render and check a query; raises InputError for an unknown role, or a query that it cannot serve."""
+
+    def add(self, prepared: Prepared) -> int:
+        """Let a query join; the number stands as `index` on its pieces."""
+
+    def cancel(self, number: int) -> None:
+        """Drop a query; its place is free at once."""
+
+    def step(self) -> list[Piece]:
+        """One step for everything that runs: at most one token for each query."""
+
+    @property
+    def running(self) -> int:
+        """Queries that have a place."""
+
+    @property
+    def waiting(self) -> int:
+        """Queries that wait for a place."""
+
+
+class Continuous(Student, Protocol):
+    """A student whose queries may join and leave a running batch."""
+
+    def open(self, slots: int) -> Engine:
+        """An engine with places for so many queries at once."""

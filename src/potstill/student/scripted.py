@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from potstill.errors import InputError
 from potstill.records import content_id
-from potstill.student.answers import Piece, StudentAnswer, StudentQuery
+from potstill.student.answers import ChosenToken, Piece, StudentAnswer, StudentQuery
 
 Script = Callable[[StudentQuery], str]
 
 
 class ScriptedStudent:
-    """Implements `answers.Student` without a model. Tokens are words; every answer has the given log-probability.
+    """Implements `answers.Continuous` without a model. Tokens are words; every answer has the given log-probability.
 
     `asked` holds the queries in their order. An exception that the script raises is passed on.
     """
@@ -24,35 +27,114 @@ class ScriptedStudent:
         self.roles = roles
         self.fingerprint = content_id({"scripted": name, "roles": list(roles)})
         self.asked: list[StudentQuery] = []
+        self.mean_logprob = mean_logprob
         self._script = script
-        self._mean_logprob = mean_logprob
 
     def answer(self, queries: Sequence[StudentQuery]) -> list[StudentAnswer]:
         """Answer all queries by the script; raises InputError for an unknown role."""
-        return [self._one(query) for query in queries]
+        return [piece.answer for piece in self.stream(queries) if piece.answer is not None]
 
     def stream(self, queries: Sequence[StudentQuery]) -> Iterator[Piece]:
         """Answer word by word, the queries one after the other."""
         for index, query in enumerate(queries):
-            answer = self._one(query)
-            words = answer.text.split(" ")
-            for word in words[:-1]:
-                yield Piece(index=index, text=word + " ")
-            yield Piece(index=index, text=words[-1], answer=answer)
+            engine = self.open(1)
+            engine.add(engine.prepare(query))
+            while engine.running or engine.waiting:
+                yield from (piece.model_copy(update={"index": index}) for piece in engine.step())
 
-    def _one(self, query: StudentQuery) -> StudentAnswer:
-        if query.role not in self.roles:
-            message = f"the student {self.name!r} has no role {query.role!r}"
-            raise InputError(message, hint=f"it has {', '.join(self.roles)}")
+    def open(self, slots: int) -> ScriptedEngine:
+        """An engine that says one word of each running query a step."""
+        return ScriptedEngine(self, slots)
+
+    def say(self, query: StudentQuery) -> str:
+        """What the script says; keeps the query."""
         self.asked.append(query)
-        words = self._script(query).split(" ")
-        kept = words[: query.max_new_tokens]
-        return StudentAnswer(
-            role=query.role,
+        return self._script(query)
+
+
+@dataclass
+class ScriptedRow:
+    """One query, its words from its first step on."""
+
+    query: StudentQuery
+    prompt_tokens: int
+    room: int = 1_000_000
+    number: int = -1
+    words: list[str] | None = None
+    said: int = 0
+
+
+class ScriptedEngine:
+    """Implements `answers.Engine`."""
+
+    def __init__(self, student: ScriptedStudent, slots: int) -> None:
+        self._student = student
+        self._slots = slots
+        self._rows: list[ScriptedRow] = []
+        self._waiting: deque[ScriptedRow] = deque()
+        self._made = 0
+
+    @property
+    def running(self) -> int:
+        """Queries that speak."""
+        return len(self._rows)
+
+    @property
+    def waiting(self) -> int:
+        """Queries that wait."""
+        return len(self._waiting)
+
+    def prepare(self, query: StudentQuery) -> ScriptedRow:
+        """Check a query; raises InputError for an unknown role."""
+        if query.role not in self._student.roles:
+            message = f"the student {self._student.name!r} has no role {query.role!r}"
+            raise InputError(message, hint=f"it has {', '.join(self._student.roles)}")
+        texts = [query.text or "", *(message.content for message in query.messages)]
+        return ScriptedRow(query, sum(len(text.split()) for text in texts))
+
+    def add(self, prepared: Any) -> int:
+        """Let a query join."""
+        prepared.number = self._made
+        self._made += 1
+        self._waiting.append(prepared)
+        return int(prepared.number)
+
+    def cancel(self, number: int) -> None:
+        """Drop a query."""
+        self._rows = [row for row in self._rows if row.number != number]
+        self._waiting = deque(row for row in self._waiting if row.number != number)
+
+    def step(self) -> list[Piece]:
+        """One word of each running query."""
+        while self._waiting and len(self._rows) < self._slots:
+            self._rows.append(self._waiting.popleft())
+        pieces = [self._word(row) for row in self._rows]
+        done = {piece.index for piece in pieces if piece.answer is not None}
+        self._rows = [row for row in self._rows if row.number not in done]
+        return pieces
+
+    def _word(self, row: ScriptedRow) -> Piece:
+        if row.words is None:
+            row.words = self._student.say(row.query).split(" ")
+        kept = row.words[: row.query.max_new_tokens]
+        text = kept[row.said] if row.said == 0 else f" {kept[row.said]}"
+        row.said += 1
+        logprob = self._student.mean_logprob or 0.0
+        wanted = row.query.top_logprobs
+        tokens = () if wanted is None else (ChosenToken(text, text.encode(), logprob, _tops(text, logprob, wanted)),)
+        if row.said < len(kept):
+            return Piece(index=row.number, text=text, tokens=tokens)
+        answer = StudentAnswer(
+            role=row.query.role,
             text=" ".join(kept),
-            finish_reason="stop" if len(kept) == len(words) else "length",
-            prompt_tokens=sum(len(message.content.split()) for message in query.messages),
+            finish_reason="stop" if len(kept) == len(row.words) else "length",
+            prompt_tokens=row.prompt_tokens,
             completion_tokens=len(kept),
-            mean_logprob=self._mean_logprob,
-            min_logprob=self._mean_logprob,
+            mean_logprob=self._student.mean_logprob,
+            min_logprob=self._student.mean_logprob,
         )
+        return Piece(index=row.number, text=text, tokens=tokens, answer=answer)
+
+
+def _tops(text: str, logprob: float, wanted: int) -> tuple[ChosenToken, ...]:
+    return (ChosenToken(text, text.encode(), logprob),) if wanted else ()

@@ -1,0 +1,310 @@
+"""Continuous decoding in slots: queries join at the next step, leave when they are done, and share each forward.
+
+Every query has a row of one key-value memory, filled from its left end, so that rows need no common length. A step
+is at most one forward over the beginnings of new prompts (a bounded number of tokens, so that a long prompt does not
+hold up the others) and one over the last tokens of all running rows. Running rows lie side by side in the first
+slots; a row that ends is replaced by the last one. After Orca (Yu et al., OSDI 2022); in place of vLLM's pages (arXiv
+2309.06180) each row is one stretch, which plain torch attends to without a kernel of its own.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from typing import Any
+
+from potstill.student.answers import Piece
+from potstill.student.decoding import Row
+from potstill.student.lora import AdapterBank
+from potstill.student.sampling import choose
+
+PREFILL_TOKENS = 512
+"""Prompt tokens, padding included, that one step reads at most."""
+GRAIN = 64
+"""The memory's rows grow in steps of so many tokens."""
+KEPT_PREFIXES = 64
+"""Beginnings of prompts that are kept at most; the least recently used goes first."""
+MIN_PREFIX = 4
+FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "granite", "olmo2", "gemma"})
+"""Families whose attention takes any mask and any positions; each is compared with its own `generate` in the tests."""
+
+
+def fits_slots(model: Any) -> bool:
+    """Whether a model can run in slots: a known family, and every layer attends to everything before it."""
+    config = model.config
+    kinds = getattr(config, "layer_types", None) or ["full_attention"]
+    sliding = getattr(config, "sliding_window", None) if config.model_type == "mistral" else None
+    return config.model_type in FAMILIES and set(kinds) == {"full_attention"} and sliding is None
+
+
+class SlotMemory:
+    """Keys and values of all slots: for each layer (slots, heads, length, size). Stands in for transformers' Cache."""
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._layers: list[list[Any]] = []
+        self._length = 0
+        self._rows: slice = slice(0, 0)
+        self._positions: Any = None
+        self._seen = 0
+
+    def aim(self, rows: slice, positions: Any, seen: int) -> None:
+        """Say where the next forward writes (`positions`: rows, tokens) and how far it looks."""
+        import torch
+
+        self._rows, self._positions, self._seen = rows, positions, seen
+        self._index = torch.arange(rows.start, rows.stop, device=positions.device)[:, None]
+        if seen > self._length:
+            self._grow(seen)
+
+    def update(self, keys: Any, values: Any, layer: int, *_: Any, **__: Any) -> tuple[Any, Any]:
+        """Called by each attention layer: write the new keys and values, give all that the rows look at."""
+        if layer == len(self._layers):
+            self._layers.append([self._room(keys[0]), self._room(values[0])])
+        held = self._layers[layer]
+        for memory, new in zip(held, (keys, values), strict=True):
+            memory[self._index, :, self._positions] = new.transpose(1, 2)
+        return held[0][self._rows, :, : self._seen], held[1][self._rows, :, : self._seen]
+
+    def get_seq_length(self, _layer: int = 0) -> int:
+        """Asked by some families; positions are always given, so it does not matter."""
+        return 0
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy one row over another."""
+        import torch
+
+        with torch.inference_mode():
+            for held in self._layers:
+                for memory in held:
+                    memory[target, :, :length] = memory[source, :, :length]
+
+    def read(self, slot: int, length: int) -> list[list[Any]]:
+        """A copy of the beginning of a row."""
+        return [[memory[slot, :, :length].clone() for memory in held] for held in self._layers]
+
+    def write(self, slot: int, layers: list[list[Any]]) -> None:
+        """Put a copied beginning into a row."""
+        length = layers[0][0].shape[1]
+        if length > self._length:
+            self._grow(length)
+        if not self._layers:
+            self._layers = [[self._room(part) for part in kept] for kept in layers]
+        for held, kept in zip(self._layers, layers, strict=True):
+            for memory, part in zip(held, kept, strict=True):
+                memory[slot, :, :length] = part
+
+    def _room(self, row: Any) -> Any:
+        """Empty memory for rows like this one (heads, length, size)."""
+        return row.new_zeros((self._slots, row.shape[0], self._length, row.shape[2]))
+
+    def _grow(self, length: int) -> None:
+        """Longer rows, with what they hold."""
+        old, self._length = self._length, -(-length // GRAIN) * GRAIN
+        for held in self._layers:
+            for place, memory in enumerate(held):
+                longer = memory.new_zeros((*memory.shape[:2], self._length, memory.shape[3]))
+                longer[:, :, :old] = memory
+                held[place] = longer
+
+
+class Prefixes:
+    """Keys and values of what all prompts of one role begin with: its system prompt, never what a user wrote."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, list[list[Any]]] = OrderedDict()
+        self.hits = 0
+
+    def find(self, key: str) -> list[list[Any]] | None:
+        """What is kept for a key."""
+        if key not in self._kept:
+            return None
+        self._kept.move_to_end(key)
+        self.hits += 1
+        return self._kept[key]
+
+    def keep(self, key: str, layers: list[list[Any]]) -> None:
+        """Keep a beginning."""
+        self._kept[key] = layers
+        if len(self._kept) > KEPT_PREFIXES:
+            self._kept.popitem(last=False)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._kept
+
+
+class SlotEngine:
+    """Decodes rows over one base and its adapters; `prefixes` may be shared by the engines of one student."""
+
+    def __init__(self, model: Any, bank: AdapterBank, prefixes: Prefixes, slots: int) -> None:
+        self._model = model
+        self._bank = bank
+        self._prefixes = prefixes
+        self._slots = slots
+        self._memory = SlotMemory(slots)
+        self._waiting: deque[Row] = deque()
+        self._rows: list[Row] = []
+        self._made = 0
+
+    @property
+    def running(self) -> int:
+        """Rows that have a slot."""
+        return len(self._rows)
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait for one."""
+        return len(self._waiting)
+
+    @property
+    def adapters(self) -> set[int]:
+        """Numbers of the adapters that rows use or will use."""
+        return {row.adapter for row in (*self._rows, *self._waiting) if row.adapter is not None}
+
+    def add(self, row: Row) -> int:
+        """Let a row join."""
+        row.number = self._made
+        self._made += 1
+        self._waiting.append(row)
+        return row.number
+
+    def cancel(self, number: int) -> None:
+        """Drop a row."""
+        for slot, row in enumerate(self._rows):
+            if row.number == number:
+                self._leave(slot)
+                return
+        self._waiting = deque(row for row in self._waiting if row.number != number)
+
+    def step(self) -> list[Piece]:
+        """Read a part of the new prompts, and give every running row one token."""
+        import torch
+
+        pieces: list[Piece] = []
+        with torch.inference_mode():
+            self._admit()
+            started = next((slot for slot, row in enumerate(self._rows) if row.filled < len(row.prompt)), None)
+            decoding = len(self._rows) if started is None else started
+            if started is not None:
+                pieces += self._read(started)
+            if decoding:
+                pieces += self._decode(decoding)
+        for slot in reversed(range(len(self._rows))):
+            if self._rows[slot].finish_reason is not None:
+                self._leave(slot)
+        return pieces
+
+    def _admit(self) -> None:
+        """Give waiting rows the free slots, after those that run; a known beginning is copied, not read."""
+        while self._waiting and len(self._rows) < self._slots:
+            row = self._waiting.popleft()
+            kept = self._prefixes.find(row.key) if row.shared else None
+            if kept is not None:
+                self._memory.write(len(self._rows), kept)
+                row.filled = row.shared
+            self._rows.append(row)
+
+    def _read(self, first: int) -> list[Piece]:
+        """Read the next part of the unread prompts from slot `first` on."""
+        import torch
+
+        rows = self._take(first)
+        parts = [row.prompt[row.filled : row.filled + PREFILL_TOKENS] for row in rows]
+        width = max(map(len, parts))
+        # What pads a part is written behind it, where nothing looks until the real token overwrites it.
+        ids = torch.tensor([[*part, *([0] * (width - len(part)))] for part in parts])
+        starts = torch.tensor([[row.filled] for row in rows])
+        done = [row.filled + len(part) == len(row.prompt) for row, part in zip(rows, parts, strict=True)]
+        ends = sorted({len(part) - 1 for part, last in zip(parts, done, strict=True) if last})
+        logits = self._forward(first, rows, ids, starts + torch.arange(width)[None], ends or [0])
+        for slot, (row, part) in enumerate(zip(rows, parts, strict=True), start=first):
+            row.filled += len(part)
+            self._remember(slot, row)
+        ready = [index for index, last in enumerate(done) if last]
+        if not ready:
+            return []
+        chosen = logits[ready, [ends.index(len(parts[index]) - 1) for index in ready]]
+        pieces = self._advance([rows[index] for index in ready], chosen)
+        self._line_up(first)
+        return pieces
+
+    def _take(self, first: int) -> list[Row]:
+        """The unread rows whose next parts fit into one forward: at least one, side by side."""
+        taken: list[Row] = []
+        width = 0
+        for row in self._rows[first:]:
+            width = max(width, min(PREFILL_TOKENS, len(row.prompt) - row.filled))
+            if taken and width * (len(taken) + 1) > PREFILL_TOKENS:
+                break
+            taken.append(row)
+        return taken
+
+    def _decode(self, count: int) -> list[Piece]:
+        """One more token for the first `count` rows."""
+        import torch
+
+        rows = self._rows[:count]
+        ids = torch.tensor([[row.ids[-1]] for row in rows])
+        positions = torch.tensor([[row.filled] for row in rows])
+        logits = self._forward(0, rows, ids, positions, [0])[:, 0]
+        for row in rows:
+            row.filled += 1
+        return self._advance(rows, logits)
+
+    def _forward(self, first: int, rows: Sequence[Row], ids: Any, positions: Any, ends: list[int]) -> Any:
+        """Logits (rows, ends, vocabulary) of the rows in the slots from `first` on."""
+        import torch
+
+        device = self._model.device
+        seen = int(positions.max()) + 1
+        ids, positions = ids.to(device), positions.to(device)
+        self._bank.select([row.adapter for row in rows])
+        self._memory.aim(slice(first, first + len(rows)), positions, seen)
+        hidden = torch.arange(seen, device=device)[None, None, None] > positions[:, None, :, None]
+        mask = torch.zeros(hidden.shape, dtype=self._model.dtype, device=device)
+        mask = mask.masked_fill_(hidden, torch.finfo(mask.dtype).min)
+        out = self._model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            cache=self._memory,
+            use_cache=True,
+            logits_to_keep=torch.tensor(ends, device=device),
+        )
+        return out.logits
+
+    def _advance(self, rows: Sequence[Row], logits: Any) -> list[Piece]:
+        taken = [row.take(choice) for row, choice in zip(rows, choose(logits, rows), strict=True)]
+        return [piece for piece in taken if piece is not None]
+
+    def _remember(self, slot: int, row: Row) -> None:
+        """Keep the beginning that this row shares with its role's other prompts, once it is read."""
+        if row.shared >= MIN_PREFIX and row.filled >= row.shared and row.key not in self._prefixes:
+            self._prefixes.keep(row.key, self._memory.read(slot, row.shared))
+
+    def _line_up(self, first: int) -> None:
+        """Rows that are read come before those that are not: swap where a short prompt overtook a long one."""
+        for slot in range(first, len(self._rows)):
+            if self._rows[slot].filled < len(self._rows[slot].prompt):
+                continue
+            if slot != first:
+                self._swap(first, slot)
+            first += 1
+
+    def _swap(self, left: int, right: int) -> None:
+        rows = self._rows
+        kept = self._memory.read(left, max(1, rows[left].filled))
+        self._memory.move(right, left, rows[right].filled)
+        self._memory.write(right, kept)
+        rows[left], rows[right] = rows[right], rows[left]
+
+    def _leave(self, slot: int) -> None:
+        """Free a slot and close the gap: with the last running row, and that one's with the last unread one."""
+        running = sum(row.filled >= len(row.prompt) for row in self._rows)
+        last = len(self._rows) - 1
+        for place in dict.fromkeys((running - 1, last) if slot < running else (last,)):
+            if place > slot:
+                self._memory.move(place, slot, self._rows[place].filled)
+                self._rows[slot] = self._rows[place]
+                slot = place
+        del self._rows[slot]
