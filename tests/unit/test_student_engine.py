@@ -19,6 +19,7 @@ from potstill.student.answers import StudentQuery
 from potstill.student.local import Loaded, LocalStudent, Persona, read_student
 from potstill.student.lora import Adapter, read_adapter
 from potstill.student.manifest import StudentManifest, StudentRole
+from potstill.student.packing import pack
 from potstill.student.scripted import ScriptedStudent
 from potstill.student.slots import PREFILL_TOKENS, fits_slots
 from potstill.student.template import encode_prompt
@@ -73,11 +74,8 @@ def query(text: str, role: str = "one", **more: Any) -> StudentQuery:
 
 def reference(student: LocalStudent, question: StudentQuery) -> str:
     """The greedy answer by transformers' own `generate`, the role's adapter merged into a copy of the base."""
-    import copy
-
-    model = copy.deepcopy(student._model)
-    for module in model.modules():
-        module._forward_hooks.clear()
+    model = type(student._model)(student._model.config).eval()
+    model.load_state_dict(student._model.state_dict())
     number = student._roles[question.role].adapter
     for name, (a, b) in student._bank._adapters[number].layers.items() if number else ():
         model.get_submodule(name).weight.data += (a.T @ b).T
@@ -320,6 +318,16 @@ def test_saved_adapter_says_what_peft_says(tmp_path: Path, tokenizer: Any) -> No
             bare = peft(input_ids=ids).logits
     torch.testing.assert_close(found[0], expected[0], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found[1], bare[1], atol=1e-4, rtol=1e-4)
+
+
+def test_packed_layers_compute_the_same(tokenizer: Any) -> None:
+    """Weights laid out for oneDNN give the same logits; other types than float32 are left alone."""
+    model, ids = tiny_model(tokenizer), torch.tensor([[1, 2, 3], [4, 5, 6]])
+    with torch.inference_mode():
+        plain = model(input_ids=ids).logits
+        assert pack(model)
+        torch.testing.assert_close(model(input_ids=ids).logits, plain, atol=1e-4, rtol=1e-4)
+    assert not pack(tiny_model(tokenizer).bfloat16())
 
 
 def test_scripted_student_keeps_the_protocol() -> None:

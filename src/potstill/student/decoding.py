@@ -97,6 +97,10 @@ class Row:
         """Tokens of the rendered prompt."""
         return len(self.prompt)
 
+    def unread(self) -> int:
+        """Tokens of the prompt that its role's other prompts do not begin with."""
+        return len(self.prompt) - self.shared
+
     @property
     def steers(self) -> bool:
         """Whether something but the model has a say in the next token."""

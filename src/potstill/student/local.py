@@ -14,6 +14,7 @@ from potstill.student.base import base_sha, load_base, load_tokenizer
 from potstill.student.decoding import Row, Voice
 from potstill.student.lora import Adapter, AdapterBank, read_adapter
 from potstill.student.manifest import StudentManifest, StudentRole, read_manifest
+from potstill.student.packing import pack
 from potstill.student.schema import SchemaCompiler
 from potstill.student.slots import Prefixes, SlotEngine, fits_slots
 from potstill.student.static import StaticEngine
@@ -66,6 +67,7 @@ class LocalStudent:
         self.name = persona.name
         self._base = fingerprint
         self._model = model.eval()
+        pack(model)
         self._tokenizer = tokenizer
         self._voice = Voice(tokenizer, stop_ids(tokenizer))
         self._schemas = SchemaCompiler(tokenizer, self._voice.stops)

@@ -40,9 +40,9 @@ def fits_slots(model: Any) -> bool:
 class SlotMemory:
     """Keys and values of all slots: for each layer (slots, heads, length, size). Stands in for transformers' Cache."""
 
-    def __init__(self, slots: int) -> None:
-        self._slots = slots
+    def __init__(self) -> None:
         self._layers: list[list[Any]] = []
+        self._slots = 0
         self._length = 0
         self._rows: slice = slice(0, 0)
         self._positions: Any = None
@@ -54,8 +54,7 @@ class SlotMemory:
 
         self._rows, self._positions, self._seen = rows, positions, seen
         self._index = torch.arange(rows.start, rows.stop, device=positions.device)[:, None]
-        if seen > self._length:
-            self._grow(seen)
+        self._fit(rows.stop, seen)
 
     def update(self, keys: Any, values: Any, layer: int, *_: Any, **__: Any) -> tuple[Any, Any]:
         """Called by each attention layer: write the new keys and values, give all that the rows look at."""
@@ -86,8 +85,7 @@ class SlotMemory:
     def write(self, slot: int, layers: list[list[Any]]) -> None:
         """Put a copied beginning into a row."""
         length = layers[0][0].shape[1]
-        if length > self._length:
-            self._grow(length)
+        self._fit(slot + 1, length)
         if not self._layers:
             self._layers = [[self._room(part) for part in kept] for kept in layers]
         for held, kept in zip(self._layers, layers, strict=True):
@@ -98,14 +96,20 @@ class SlotMemory:
         """Empty memory for rows like this one (heads, length, size)."""
         return row.new_zeros((self._slots, row.shape[0], self._length, row.shape[2]))
 
-    def _grow(self, length: int) -> None:
-        """Longer rows, with what they hold."""
-        old, self._length = self._length, -(-length // GRAIN) * GRAIN
+    def _fit(self, slots: int, length: int) -> None:
+        """Make room for so many rows of such a length, with what they hold."""
+        if slots <= self._slots and length <= self._length:
+            return
+        old = (self._slots, self._length)
+        if slots > self._slots:
+            self._slots = 1 << (slots - 1).bit_length()
+        self._length = max(self._length, -(-length // GRAIN) * GRAIN)
         for held in self._layers:
             for place, memory in enumerate(held):
-                longer = memory.new_zeros((*memory.shape[:2], self._length, memory.shape[3]))
-                longer[:, :, :old] = memory
-                held[place] = longer
+                # Zeros: what lies behind a row's end is masked, and a masked NaN would still spoil the sum.
+                larger = memory.new_zeros((self._slots, memory.shape[1], self._length, memory.shape[3]))
+                larger[: old[0], :, : old[1]] = memory
+                held[place] = larger
 
 
 class Prefixes:
@@ -141,7 +145,7 @@ class SlotEngine:
         self._bank = bank
         self._prefixes = prefixes
         self._slots = slots
-        self._memory = SlotMemory(slots)
+        self._memory = SlotMemory()
         self._waiting: deque[Row] = deque()
         self._rows: list[Row] = []
         self._made = 0
@@ -196,8 +200,9 @@ class SlotEngine:
 
     def _admit(self) -> None:
         """Give waiting rows the free slots, after those that run; a known beginning is copied, not read."""
-        while self._waiting and len(self._rows) < self._slots:
-            row = self._waiting.popleft()
+        free = min(self._slots - len(self._rows), len(self._waiting))
+        # Short prompts first, so that prompts of like length are read together with little padding.
+        for row in sorted((self._waiting.popleft() for _ in range(free)), key=Row.unread):
             kept = self._prefixes.find(row.key) if row.shared else None
             if kept is not None:
                 self._memory.write(len(self._rows), kept)
