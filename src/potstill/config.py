@@ -168,7 +168,15 @@ class DistillConfig(Section):
     tokens_per_batch: int | None = Field(
         None, ge=8, description="Token limit of a micro-batch; longer batches are split and accumulated. null: none."
     )
+    activation_checkpointing: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Recompute activations to save memory; auto: once memory runs out, before batches are split.",
+    )
+    compile: bool = Field(False, description="torch.compile each layer: minutes at the start, worth it on long runs.")
     eval_steps: int | None = Field(None, ge=1, description="Steps between evaluations; null: once an epoch.")
+    early_stopping: int | None = Field(
+        None, ge=1, description="Stop after so many evaluations without a better loss and keep the best. null: never."
+    )
     checkpoint_steps: int = Field(50, ge=1, description="Steps between checkpoints, which a rerun resumes from.")
     seed: int = Field(0, description="Seed of initialisation and data order.")
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = Field((), description="Where training is also logged.")

@@ -11,7 +11,7 @@ from potstill.cli.session import Session, quiet_libraries, with_session
 from potstill.errors import MachineError, QualityGateError
 
 if TYPE_CHECKING:
-    from potstill.distill.train import Follow
+    from potstill.distill.progress import Follow, Progress
     from potstill.records import Score, Verdict
 
 SAY_EVERY_S = 5.0
@@ -76,12 +76,13 @@ def _row(name: str, score: Score) -> str:
 def _follow(session: Session) -> Follow:
     started = last = time.monotonic()
 
-    def follow(step: int, steps: int, loss: float) -> None:
+    def follow(now: Progress) -> None:
         nonlocal last
-        now = time.monotonic()
-        if now - last >= SAY_EVERY_S or step == steps:
-            last = now
-            left = (now - started) / step * (steps - step)
-            session.say(f"distill: step {step}/{steps}, loss {loss:.3f}, {left:.0f} s to go")
+        at = time.monotonic()
+        if at - last >= SAY_EVERY_S or now.step == now.steps:
+            last = at
+            left = (at - started) / now.step * (now.steps - now.step)
+            speed = f"{now.tokens_per_s:.0f} tokens/s" + ("" if now.mfu is None else f", MFU {now.mfu:.0%}")
+            session.say(f"distill: step {now.step}/{now.steps}, loss {now.loss:.3f}, {speed}, {left:.0f} s to go")
 
     return follow

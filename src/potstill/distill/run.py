@@ -13,8 +13,9 @@ from typing import Any
 from potstill.config import Config, StudentConfig
 from potstill.distill.data import Data, Rows, encode, read_data
 from potstill.distill.judge import Case, Judged, answers, verdict
+from potstill.distill.progress import Follow
 from potstill.distill.report import card, page, plot_loss
-from potstill.distill.train import Follow, Job, train
+from potstill.distill.train import Job, train
 from potstill.records import Sample, Verdict, content_id, text_sha
 from potstill.student.base import base_sha, load_base, load_tokenizer
 from potstill.student.local import LocalStudent, Persona, load_student
@@ -97,13 +98,13 @@ def _train_all(config: Config, files: StudentFiles, prepared: Prepared, follow: 
         job = Job(
             config.distill, prepared.train, prepared.validation, files.checkpoints, files.adapter, prepared.plan_id
         )
-        return train(config.student, prepared.tokenizer, job, follow)
+        return train(config.student, job, follow)
     log: list[dict[str, float]] = []
     for role in prepared.data.roles:
         train_rows, validation_rows = _rows_of(role.name, config, prepared)
         folder, adapter = files.checkpoints / role.name, files.role_adapter(role.name)
         job = Job(config.distill, train_rows, validation_rows, folder, adapter, prepared.plan_id)
-        log = train(config.student, prepared.tokenizer, job, follow)
+        log = train(config.student, job, follow)
     return log
 
 

@@ -1,25 +1,37 @@
-"""LoRA training through the Hugging Face Trainer and PEFT, with checkpoints that a rerun goes on from."""
+"""LoRA training through the Hugging Face Trainer and PEFT, with checkpoints that a rerun goes on from.
+
+The Trainer keeps the schedule, the optimizer, the checkpoints and the launchers; what one step computes is `engine`'s.
+"""
 
 from __future__ import annotations
 
-import shutil
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from potstill.config import DistillConfig
+from potstill.config import DistillConfig, StudentConfig
 from potstill.distill.data import Rows
-from potstill.student.base import load_base
+from potstill.distill.engine import Engine, Objective, choose_checkpointing, cross_entropy, use_packing
+from potstill.distill.oom import Admit, TokenLimit, admit_all, machine_name
+from potstill.distill.packing import Document
+from potstill.distill.progress import Follow
+from potstill.distill.resume import last_checkpoint, load_best, own_checkpoints
+from potstill.distill.trainer import Splits, lora_trainer
+from potstill.student.base import load_base, pick_device, pick_dtype
 
 MAX_LEARNING_RATE = 1e-2
-Follow = Callable[[int, int, float], None]
-"""Progress: step, steps in all, loss."""
+LLAMA_POWER, QWEN_POWER = 0.781, 0.0775
+LOGGING_STEPS = 10
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training run: what, on which rows, and where its checkpoints and its adapter go."""
+    """One training run: what, on which rows, and where its checkpoints and its adapter go.
+
+    `objective` makes what is minimised from the base; `admit` may refuse a micro-batch (see `oom`).
+    """
 
     distill: DistillConfig
     train: Rows
@@ -27,136 +39,121 @@ class Job:
     checkpoints: Path
     adapter: Path
     plan_id: str
+    objective: Callable[[Any], Objective] = cross_entropy
+    admit: Admit = admit_all
 
 
-def train(config: Any, tokenizer: Any, job: Job, follow: Follow) -> list[dict[str, float]]:
+def train(config: StudentConfig, job: Job, follow: Follow) -> list[dict[str, float]]:
     """Train one adapter and save it in PEFT format; gives the trainer's log of losses.
 
     LoRA: arXiv 2106.09685. A run that was cut off goes on from its last checkpoint where the plan is the same one;
-    another plan's checkpoints are removed first.
+    another plan's checkpoints are removed first. Started by `accelerate launch` or `torchrun`, the processes share
+    each step's samples, and the first one writes.
     """
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
-    from transformers.trainer_utils import get_last_checkpoint
+    from transformers import set_seed
 
-    class Told(TrainerCallback):  # type: ignore[misc]
-        """Passes the trainer's log on."""
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002  (the base's signature)
-            if logs and "loss" in logs:
-                follow(state.global_step, state.max_steps, float(logs["loss"]))
-
-    _own_checkpoints(job)
+    arguments = trainer_arguments(config, job)
+    with arguments.main_process_first():
+        own_checkpoints(job.checkpoints, job.plan_id)
     set_seed(job.distill.seed)
     base = load_base(config)
-    lora = job.distill.lora
-    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    model = get_peft_model(
-        base,
-        LoraConfig(
-            r=lora.r,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=targets,
-            bias="none",
-            task_type="CAUSAL_LM",
-        ),
-    )
-    on_cpu = base.device.type == "cpu"
-    micro, accumulate = micro_batch(job.distill, job.train)
-    arguments = TrainingArguments(
-        output_dir=str(job.checkpoints),
-        num_train_epochs=job.distill.epochs,
-        per_device_train_batch_size=micro,
-        per_device_eval_batch_size=micro,
-        gradient_accumulation_steps=accumulate,
-        learning_rate=job.distill.learning_rate or default_learning_rate(base.config.hidden_size),
-        warmup_steps=job.distill.warmup_ratio,
-        lr_scheduler_type="cosine",
-        weight_decay=0.0,
-        logging_steps=10,
-        eval_strategy="no" if not job.validation.rows else ("steps" if job.distill.eval_steps else "epoch"),
-        eval_steps=job.distill.eval_steps,
-        save_strategy="steps",
-        save_steps=job.distill.checkpoint_steps,
-        save_total_limit=1,
-        seed=job.distill.seed,
-        use_cpu=on_cpu,
-        bf16=base.dtype == torch.bfloat16,
-        fp16=base.dtype == torch.float16,
-        activation_checkpointing=not on_cpu,
-        dataloader_pin_memory=not on_cpu,
-        disable_tqdm=True,
-        report_to=list(job.distill.report_to) or "none",
-        remove_unused_columns=False,
-    )
-    trainer = Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=job.train.rows,
-        eval_dataset=job.validation.rows or None,
-        data_collator=Collator(tokenizer.pad_token_id),
-        callbacks=[Told()],
-    )
-    trainer.pop_callback(_printer())
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(job.checkpoints)))
-    model.save_pretrained(str(job.adapter), safe_serialization=True)
+    use_packing(base)
+    learning_rate = job.distill.learning_rate or default_learning_rate(base.config.hidden_size, base.config.model_type)
+    arguments.learning_rate = learning_rate
+    engine = _engine(base, job)
+    splits = Splits(_documents(job.train), _documents(job.validation))
+    trainer = lora_trainer(engine, job.distill, arguments, splits, follow)
+    trainer.train(resume_from_checkpoint=last_checkpoint(job.checkpoints))
+    if trainer.is_world_process_zero():
+        load_best(job.checkpoints, engine.model)
+        engine.model.save_pretrained(str(job.adapter), safe_serialization=True)
+    trainer.accelerator.wait_for_everyone()
     return [dict(entry) for entry in trainer.state.log_history]
 
 
-class Collator:
-    """Pads a batch on the right to its longest row; labels of padding are not learned."""
+def trainer_arguments(config: StudentConfig, job: Job) -> Any:
+    """The Trainer's settings; making them starts the process group, where a launcher started several processes."""
+    import torch
+    from transformers import TrainingArguments
 
-    def __init__(self, pad: int) -> None:
-        self._pad = pad
+    distill, device = job.distill, pick_device(config)
+    dtype = pick_dtype(config, device)
+    arguments = TrainingArguments(
+        output_dir=str(job.checkpoints),
+        num_train_epochs=distill.epochs,
+        warmup_steps=distill.warmup_ratio,
+        lr_scheduler_type="cosine",
+        weight_decay=0.0,
+        logging_steps=LOGGING_STEPS,
+        logging_nan_inf_filter=False,  # it waits for the card at each step
+        eval_strategy="no" if not job.validation.rows else ("steps" if distill.eval_steps else "epoch"),
+        eval_steps=distill.eval_steps,
+        save_strategy="steps",
+        save_steps=distill.checkpoint_steps,
+        save_total_limit=1,
+        seed=distill.seed,
+        use_cpu=device == "cpu",
+        bf16=device == "cuda" and dtype == torch.bfloat16,
+        fp16=device == "cuda" and dtype == torch.float16,
+        dataloader_pin_memory=False,  # batches are made on the device
+        disable_tqdm=True,
+        report_to=list(distill.report_to) or "none",
+        remove_unused_columns=False,
+    )
+    arguments.per_device_train_batch_size = math.ceil(distill.batch_size / arguments.world_size)
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001  (several cards need a launcher, not DataParallel)
+    return arguments
 
-    def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, Any]:
-        """Give `input_ids`, `labels` and `attention_mask`, each of shape (rows, longest)."""
-        import torch
 
-        width = max(len(row["input_ids"]) for row in rows)
-        gaps = [width - len(row["input_ids"]) for row in rows]
-        return {
-            "input_ids": torch.tensor(
-                [row["input_ids"] + [self._pad] * gap for row, gap in zip(rows, gaps, strict=True)]
-            ),
-            "labels": torch.tensor([row["labels"] + [-100] * gap for row, gap in zip(rows, gaps, strict=True)]),
-            "attention_mask": torch.tensor(
-                [[1] * len(row["input_ids"]) + [0] * gap for row, gap in zip(rows, gaps, strict=True)]
-            ),
-        }
+def lora_model(base: Any, distill: DistillConfig) -> Any:
+    """The base with new adapters; on a 16-bit base they are float32, and autocast takes care of the difference."""
+    import warnings
 
+    from peft import LoraConfig, get_peft_model
 
-def micro_batch(distill: DistillConfig, rows: Rows) -> tuple[int, int]:
-    """Samples decoded at once, and how many such steps make one optimizer step; their product is the batch size."""
-    longest = max(len(row["input_ids"]) for row in rows.rows)
-    room = distill.batch_size if distill.tokens_per_batch is None else max(1, distill.tokens_per_batch // longest)
-    micro = next(size for size in range(min(room, distill.batch_size), 0, -1) if distill.batch_size % size == 0)
-    return micro, distill.batch_size // micro
+    lora = distill.lora
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    settings = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for a property by its former name
+        return get_peft_model(base, settings)
 
 
-def default_learning_rate(hidden: int) -> float:
-    """Learning rate of adapters by the hidden size of the base.
+def default_learning_rate(hidden: int, family: str = "llama") -> float:
+    """Learning rate of adapters by hidden size and family of the base.
 
-    10 * 5e-5 * (2000 / hidden)^0.781, which tinker-cookbook fitted for Llama; at most 0.01.
+    10 * 5e-5 * (2000 / hidden)^p, which tinker-cookbook fitted: p 0.0775 for Qwen, 0.781 for Llama, which stands for
+    every other family too; at most 0.01.
     """
-    return float(min(MAX_LEARNING_RATE, 5e-4 * (2000 / hidden) ** 0.781))
+    power = QWEN_POWER if family.startswith("qwen") else LLAMA_POWER
+    return float(min(MAX_LEARNING_RATE, 5e-4 * (2000 / hidden) ** power))
 
 
-def _own_checkpoints(job: Job) -> None:
-    """Keep the whole checkpoints of this very plan; remove another's, and one that a kill left half written."""
-    mark = job.checkpoints / "plan.txt"
-    if not mark.is_file() or mark.read_text("utf-8") != job.plan_id:
-        shutil.rmtree(job.checkpoints, ignore_errors=True)
-        job.checkpoints.mkdir(parents=True)
-        mark.write_text(job.plan_id, "utf-8")
-    for folder in job.checkpoints.glob("checkpoint-*"):
-        if not (folder / "trainer_state.json").is_file():  # the last file of a checkpoint to be written
-            shutil.rmtree(folder)
+def _engine(base: Any, job: Job) -> Engine:
+    """Adapters on the base, and what one step computes."""
+    model = lora_model(base, job.distill)
+    if job.distill.compile:
+        compile_layers(base)
+    limit = TokenLimit.load(
+        job.checkpoints / "limit.json", job.distill.tokens_per_batch, machine_name(next(base.parameters()).device)
+    )
+    engine = Engine(model, job.objective(base), limit, admit=job.admit, dropout=job.distill.lora.dropout > 0)
+    choose_checkpointing(engine, job.distill.activation_checkpointing)
+    return engine
 
 
-def _printer() -> Any:
-    from transformers import PrinterCallback
+def compile_layers(base: Any) -> None:
+    """Compile each decoder layer; attention stays as it is, because its shapes change with every batch."""
+    for layer in base.get_decoder().layers:
+        layer.compile(dynamic=True)
 
-    return PrinterCallback
+
+def _documents(rows: Rows) -> list[Document]:
+    return [Document.of(row) for row in rows.rows]

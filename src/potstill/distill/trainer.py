@@ -1,0 +1,113 @@
+"""The Trainer of transformers around the engine: its schedule and checkpoints, our steps, losses and progress."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from potstill.config import DistillConfig
+from potstill.distill.engine import Engine
+from potstill.distill.packing import Document
+from potstill.distill.progress import Follow, Meter, Progress, peak_flops
+from potstill.distill.resume import save_best, stop_early
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Documents to train on, and documents whose loss is watched."""
+
+    train: Sequence[Document]
+    validation: Sequence[Document]
+
+
+def lora_trainer(engine: Engine, distill: DistillConfig, arguments: Any, splits: Splits, follow: Follow) -> Any:
+    """A Trainer whose batches are documents and whose steps are the engine's."""
+    from transformers import Trainer
+    from transformers.trainer_utils import EvalLoopOutput
+
+    class LoraTrainer(Trainer):  # type: ignore[misc]
+        """One batch is one optimizer step of this process."""
+
+        def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+            """Fill the gradients from a list of documents."""
+            model.train()
+            return engine.step(inputs)
+
+        def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], None]:
+            """The next batches; their tokens are counted by the engine."""
+            return [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)], None
+
+        def floating_point_ops(self, inputs: Any) -> float:
+            """Left to the progress meter."""
+            return 0.0
+
+        def evaluation_loop(self, dataloader: Any, description: str, *_: Any, **named: Any) -> Any:
+            """Loss a token over this process's share of the validation documents, summed over all."""
+            prefix = named.get("metric_key_prefix", "eval")
+            self.model.eval()
+            total, mass = engine.evaluate(_batches(splits.validation, arguments))
+            metrics = {f"{prefix}_loss": total / max(mass, 1e-9)}
+            return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(splits.validation))
+
+    trainer = LoraTrainer(
+        model=engine.model,
+        args=arguments,
+        train_dataset=list(splits.train),
+        eval_dataset=list(splits.validation) or None,
+        data_collator=list,
+        callbacks=_callbacks(engine, distill, splits, follow),
+    )
+    trainer.pop_callback(_printer())
+    engine.accelerator = trainer.accelerator
+    return trainer
+
+
+def _batches(documents: Sequence[Document], arguments: Any) -> Iterator[Sequence[Document]]:
+    """The share of this process, in batches."""
+    own = documents[arguments.process_index :: arguments.world_size]
+    size = arguments.per_device_train_batch_size
+    return (own[start : start + size] for start in range(0, len(own), size))
+
+
+def _callbacks(engine: Engine, distill: DistillConfig, splits: Splits, follow: Follow) -> list[Any]:
+    """Progress, the probe before training, and the best adapter with early stopping."""
+    from transformers import TrainerCallback
+
+    base = engine.model.get_base_model()
+    meter = Meter(base.num_parameters(), peak_flops(base.device))
+
+    class Told(TrainerCallback):  # type: ignore[misc]
+        """Passes the trainer's log on, with the speed."""
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if logs and "loss" in logs:
+                rate, mfu = meter.read(engine.tokens_seen)
+                logs |= {"tokens_per_s": rate} | ({} if mfu is None else {"mfu": mfu})
+                follow(Progress(state.global_step, state.max_steps, float(logs["loss"]), rate, mfu))
+
+    class Probed(TrainerCallback):  # type: ignore[misc]
+        """Tries the longest batch first, so that memory runs out now and not in the middle."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if base.device.type == "cuda":
+                engine.probe(splits.train, args.per_device_train_batch_size)
+            meter.read(engine.tokens_seen)
+
+    class KeptBest(TrainerCallback):  # type: ignore[misc]
+        """Keeps the adapter with the lowest validation loss, and stops when none comes any more."""
+
+        def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
+            if state.is_world_process_zero and losses[-1] == min(losses):
+                save_best(Path(args.output_dir), engine.model)
+            control.should_training_stop |= stop_early(losses, distill.early_stopping or len(losses))
+
+    return [Told(), Probed(), *([KeptBest()] if distill.early_stopping else [])]
+
+
+def _printer() -> Any:
+    from transformers import PrinterCallback
+
+    return PrinterCallback
