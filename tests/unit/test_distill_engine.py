@@ -122,7 +122,11 @@ def test_one_pass_loss_and_gradient_are_those_of_the_plain_loss() -> None:
     torch.manual_seed(0)
     hidden = torch.randn(37, 16, requires_grad=True)
     packed = pack([Document(tuple(range(1, 39)), tuple(range(1, 39)), 0.25)], "cpu")
-    for head in (Head(torch.randn(64, 16)), Head(torch.randn(64, 16), torch.randn(64)), Head(torch.randn(64, 16), None, 5.0)):
+    for head in (
+        Head(torch.randn(64, 16)),
+        Head(torch.randn(64, 16), torch.randn(64)),
+        Head(torch.randn(64, 16), None, 5.0),
+    ):
         found = token_loss(hidden, head, packed)
         (gradient,) = torch.autograd.grad(found, hidden)
         plain = 0.25 * torch.nn.functional.cross_entropy(head.logits(hidden), packed.targets, reduction="sum")
@@ -214,7 +218,8 @@ def test_checkpointing_comes_before_splitting(tmp_path: Path) -> None:
 
     def admit(tokens: int) -> None:
         if refusals:
-            raise torch.OutOfMemoryError(str(refusals.pop()))
+            message = f"no room for {tokens} tokens, {refusals.pop()}"
+            raise torch.OutOfMemoryError(message)
 
     engine.may_checkpoint, engine.admit = True, admit
     engine.step(documents())
