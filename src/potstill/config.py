@@ -251,10 +251,22 @@ class InferConfig(Section):
 class PricesConfig(Section):
     """The price book."""
 
-    file: str | None = Field(None, description="Price file in place of the shipped one (same format).")
-    overrides: dict[str, dict[str, Decimal]] = Field(
-        {}, description="model -> {input, output, cached_input}: dollars per million tokens, over the book."
+    file: str | None = Field(
+        None,
+        description="Price file in place of the shipped one, or on top of it (`extends: current`); "
+        "`source-design`: the source design's own figures.",
     )
+    overrides: dict[str, dict[str, Decimal]] = Field(
+        {},
+        description="model -> {input, output, cached_input}: dollars per million tokens, over the book; "
+        "batch_input, flex_output and so on for one service.",
+    )
+    tokenizer: str | None = Field(
+        None,
+        description="A tokenizer.json, or its folder, to count prompts with; null: a formula. See `cost estimate`.",
+    )
+    currency: str = Field("USD", pattern="^[A-Z]{3}$", description="Currency for display; all sums are dollars.")
+    rate: Decimal | None = Field(None, gt=0, description="Units of `currency` for a dollar. None is built in.")
 
 
 class Config(Section):

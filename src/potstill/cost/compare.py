@@ -1,67 +1,75 @@
-"""The four ways to answer the same queries: Gemini free, Gemini paid, hybrid, local. Pure.
-
-A local answer costs its power: watts / 1000 * seconds / 3600 * price of a kWh; idle hours are not counted. In the
-hybrid every query is tried locally, and a share goes to Gemini as well. A month has 30 days. Break-even: initial cost /
-(what a query costs at Gemini - what it costs this way), in queries.
-"""
+"""The comparison as a whole: the four schemes or the user's scenarios, at one load, with what decides between them."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
-DAYS = 30
-DAY_S = 86_400
+from potstill.cost.report import Savings
+from potstill.cost.scenarios import Load, Pricing, ScenarioSpec, scenario_of, teacher_of
+from potstill.cost.schemes import ZERO, Scenario, Scheme, evaluate, month
+from potstill.cost.sensitivity import Cell, Swing, grid, swings
+
+ASSUMED_HIT_RATE = Decimal(0)
+ASSUMED_ESCALATION = Decimal("0.5")
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What the comparison stands on; `free_rpd` and `paid_rpd` are None where no daily limit is known."""
+class Mix:
+    """How queries were answered: share of cache hits, share of the misses that went to Gemini, and how that is known."""
 
-    gemini_usd: Decimal
-    queries_a_day: int
-    gemini_share: Decimal
-    initial_usd: Decimal
-    watts: Decimal
-    usd_per_kwh: Decimal
-    seconds_per_answer: Decimal
-    free_rpd: int | None
-    paid_rpd: int | None
-
-    @property
-    def local_usd(self) -> Decimal:
-        """Dollars of power for one local answer."""
-        return self.watts / 1000 * self.seconds_per_answer / 3600 * self.usd_per_kwh
+    hit_rate: Decimal
+    escalation: Decimal
+    origin: str
 
 
 @dataclass(frozen=True)
-class Scheme:
-    """One way to answer: dollars at the start, a query and a month; queries a day; break-even against Gemini paid."""
+class Comparison:
+    """The schemes, the scenarios behind them, and the sensitivity of the first one that uses both, or of the last."""
 
-    name: str
-    initial_usd: Decimal
-    query_usd: Decimal
-    queries_a_day: int | None
-    month_usd: Decimal
-    break_even_queries: int | None
+    schemes: tuple[Scheme, ...]
+    scenarios: tuple[Scenario, ...]
+    paid: Scenario
+    subject: str
+    grid: tuple[Cell, ...]
+    swings: tuple[Swing, ...]
 
 
-def compare(facts: Facts) -> tuple[Scheme, ...]:
-    """The four schemes for the same queries."""
-    local, zero = int(DAY_S / facts.seconds_per_answer), Decimal(0)
-    through = facts.paid_rpd
-    hybrid = local if through is None or not facts.gemini_share else min(local, int(through / facts.gemini_share))
-    hybrid_usd = facts.local_usd + facts.gemini_share * facts.gemini_usd
-    return (
-        _scheme(facts, "gemini free", zero, zero, facts.free_rpd),
-        _scheme(facts, "gemini paid", zero, facts.gemini_usd, facts.paid_rpd),
-        _scheme(facts, "hybrid", facts.initial_usd, hybrid_usd, hybrid),
-        _scheme(facts, "local", facts.initial_usd, facts.local_usd, local),
+def mix_of(saved: Savings, hit_rate: Decimal | None, escalation: Decimal | None) -> Mix:
+    """The route mix of the traces; what is given wins, and without traces it is an assumption."""
+    count = sum(saved.routes.values())
+    hits = saved.routes.get("exact", 0) + saved.routes.get("semantic", 0)
+    asked = saved.routes.get("teacher", 0) + saved.routes.get("merged", 0)
+    known = (Decimal(hits) / count, Decimal(asked) / (count - hits) if count > hits else ZERO) if count else None
+    origin = f"from {count} traces" if known else "assumed, no traces yet"
+    if hit_rate is not None and escalation is not None:
+        origin = "given"
+    elif hit_rate is not None or escalation is not None:
+        origin = f"given, the rest {origin}"
+    assumed = known or (ASSUMED_HIT_RATE, ASSUMED_ESCALATION)
+    return Mix(assumed[0] if hit_rate is None else hit_rate, assumed[1] if escalation is None else escalation, origin)
+
+
+def compare(specs: Sequence[ScenarioSpec], pricing: Pricing, load: Load) -> Comparison:
+    """Evaluate the scenarios against answering everything with Gemini at the config's model and the standard price."""
+    tier = pricing.config.teacher.tier
+    paid_spec = ScenarioSpec(name="gemini paid", tier=tier if tier != "free" else "tier1")
+    paid = Scenario("gemini paid", teacher=teacher_of(paid_spec, pricing))
+    scenarios = tuple(scenario_of(spec, pricing) for spec in specs)
+    scenarios = tuple(paid if scenario == replace(paid, name=scenario.name) else scenario for scenario in scenarios)
+    subject = next((found for found in scenarios if found.machine and found.teacher), scenarios[-1])
+    return Comparison(
+        schemes=tuple(evaluate(scenario, load.queries, paid, load.days) for scenario in scenarios),
+        scenarios=scenarios,
+        paid=paid,
+        subject=subject.name,
+        grid=grid(subject, paid, load.queries) if subject.machine and subject.teacher else (),
+        swings=swings(subject, load.queries),
     )
 
 
-def _scheme(facts: Facts, name: str, initial: Decimal, query: Decimal, capacity: int | None) -> Scheme:
-    saved = facts.gemini_usd - query
-    even = math.ceil(initial / saved) if initial and saved > 0 else None
-    return Scheme(name, initial, query, capacity, query * facts.queries_a_day * DAYS, even)
+def cumulative(scenario: Scenario, queries_a_day: int, days: Sequence[int]) -> tuple[Decimal, ...]:
+    """Dollars spent up to each day, the initial investment included: what the chart draws."""
+    a_day = sum(month(scenario, queries_a_day), ZERO) / 30
+    return tuple(scenario.initial_usd + a_day * day for day in days)

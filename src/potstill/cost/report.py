@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
@@ -26,14 +27,24 @@ GROUPS: dict[str, Callable[[Attempt], str]] = {
 
 @dataclass(frozen=True)
 class Line:
-    """The attempts of one group: answers, failures, attempts without a reply, tokens and dollars."""
+    """The attempts of one group: answers, failures, attempts without a reply, tokens and dollars.
+
+    `usd` was billed, `failed_usd` of it for attempts that gave no answer; `possibly_usd` is held at most for the open
+    ones: they left, and no reply to them is on disk.
+    """
 
     answers: int
     failed: int
     open: int
     usage: Usage
     usd: Decimal
+    failed_usd: Decimal
     possibly_usd: Decimal
+
+    @property
+    def usd_per_answer(self) -> Decimal | None:
+        """Everything that was billed, over the answers that it brought."""
+        return self.usd / self.answers if self.answers else None
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,7 @@ class Savings:
     routes: dict[str, int]
     usd: Decimal
     baseline_usd: Decimal
+    by_route: dict[str, Decimal]
     assumption: str = (
         "baseline: one plain teacher call a query, at the usage of the call that was made, else the ledger's mean; "
         "the student's machine is not counted"
@@ -63,9 +75,17 @@ class Report:
     saved: Savings
 
 
-def report(workspace: Workspace) -> Report:
-    """Read and sum up a workspace; one without ledger and traces has nothing in it. Raises InputError."""
-    return summed(read_attempts(workspace.ledger), read_traces(workspace.traces))
+def report(
+    workspace: Workspace, *, since: date | None = None, until: date | None = None, command: str | None = None
+) -> Report:
+    """Read and sum up a workspace, days in UTC and both included; an empty one has nothing in it. Raises InputError."""
+    attempts = [
+        attempt
+        for attempt in read_attempts(workspace.ledger)
+        if _within(attempt.started_at.date(), since, until) and command in {None, attempt.command}
+    ]
+    traces = (trace for trace in read_traces(workspace.traces) if _within(trace.at.date(), since, until))
+    return summed(attempts, traces)
 
 
 def summed(attempts: Sequence[Attempt], traces: Iterable[Trace]) -> Report:
@@ -75,36 +95,39 @@ def summed(attempts: Sequence[Attempt], traces: Iterable[Trace]) -> Report:
         members: defaultdict[str, list[Attempt]] = defaultdict(list)
         for attempt in attempts:
             members[key(attempt)].append(attempt)
-        groups[name] = {value: _line(members[value]) for value in sorted(members)}
-    return Report(_line(attempts), groups, savings(traces))
+        groups[name] = {value: line(members[value]) for value in sorted(members)}
+    return Report(line(attempts), groups, savings(traces))
 
 
 def savings(traces: Iterable[Trace]) -> Savings:
-    """Cost and baseline of the queries that were answered."""
+    """Cost and baseline of the queries that were answered, and what each way of answering saved."""
     routes: Counter[str] = Counter()
+    by_route: defaultdict[str, Decimal] = defaultdict(Decimal)
     cost = baseline = Decimal(0)
     for trace in traces:
         routes[trace.route] += 1
+        by_route[trace.route] += trace.baseline_usd - trace.cost_usd
         cost += trace.cost_usd
         baseline += trace.baseline_usd
-    return Savings(dict(sorted(routes.items())), cost, baseline)
+    return Savings(dict(sorted(routes.items())), cost, baseline, dict(sorted(by_route.items())))
 
 
 def read_traces(folder: Path) -> Iterator[Trace]:
     """All traces of a workspace, none where there is no folder; raises InputError naming file and line."""
     for path in sorted(folder.glob("*.jsonl")):
-        for number, line in enumerate(read_text(path, "trace file").split("\n"), start=1):
-            if not line.strip():
+        for number, text in enumerate(read_text(path, "trace file").split("\n"), start=1):
+            if not text.strip():
                 continue
             try:
-                yield Trace.model_validate_json(line)
+                yield Trace.model_validate_json(text)
             except ValidationError as error:
                 first = error.errors(include_url=False)[0]
                 message = f"{path}:{number}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
                 raise InputError(message) from error
 
 
-def _line(attempts: Sequence[Attempt]) -> Line:
+def line(attempts: Sequence[Attempt]) -> Line:
+    """Sum up some attempts."""
     states = Counter(attempt.status for attempt in attempts)
     billed = [attempt for attempt in attempts if attempt.status != "open"]
     return Line(
@@ -113,5 +136,10 @@ def _line(attempts: Sequence[Attempt]) -> Line:
         states["open"],
         sum((attempt.usage for attempt in billed), Usage()),
         sum((attempt.cost_usd for attempt in billed), Decimal(0)),
+        sum((attempt.cost_usd for attempt in billed if attempt.status == "failed"), Decimal(0)),
         sum((attempt.reserved_usd for attempt in attempts if attempt.status == "open"), Decimal(0)),
     )
+
+
+def _within(day: date, since: date | None, until: date | None) -> bool:
+    return (since is None or since <= day) and (until is None or day <= until)

@@ -29,7 +29,6 @@ LONG = 8
 WORDS = re.compile(r"[A-Za-z]+")
 DIGITS = re.compile(r"[0-9]")
 PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")
-NON_ASCII = re.compile(r"[^\x00-\x7f]")
 CJK_RANGES = ((0x3400, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
 
 
@@ -44,8 +43,8 @@ def estimate_tokens(text: str) -> int:
         + NEWLINE_TOKENS * text.count("\n")
     )
     if not text.isascii():
-        characters = Counter(NON_ASCII.findall(text))  # each distinct one is weighed once
-        weight += sum(_weight(character) * count for character, count in characters.items())
+        counts = Counter(text).items()  # each distinct character is weighed once
+        weight += sum(_weight(character) * count for character, count in counts if not character.isascii())
     return math.ceil(round(weight, 6))
 
 
