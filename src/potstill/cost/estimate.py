@@ -1,220 +1,224 @@
-"""What a `generate` run will cost, before it is made. Reads the ledger where there is one; writes nothing.
+"""What a `generate` run will cost, before it is made, and how long the limits make it take. Reads; writes nothing.
 
-Input tokens are estimated from the texts. Output tokens come from answers that the ledger holds for the same model: a
-lognormal's mean with a 90 % interval (Cox's method; Zhou and Gao 1997, Statistics in Medicine 16), widened by the
-spread of the answers to come. With fewer than `ENOUGH` answers there is an assumption and the ceiling, no interval.
+Expected, 90 % interval and ceiling stand side by side. The interval joins the doubt about the answers' length with the
+doubt about the inputs' count, in quadrature; without history there is none, only a named assumption and the ceiling.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
+from pathlib import Path
 
 from potstill.config import Config
+from potstill.cost.outputs import History, Outputs, Scale, expect_outputs, input_scale, ledger_history, pilot_history
+from potstill.cost.work import Work, count_work
 from potstill.errors import UnknownModelError
 from potstill.ledger import read_attempts
 from potstill.pricing.book import PriceBook
-from potstill.pricing.tokens import estimate_tokens
-from potstill.prompts import load_prompts, load_roles
-from potstill.records import Message, Usage
-from potstill.teacher.calls import build_request
+from potstill.pricing.changes import AHEAD, Change, changes
+from potstill.pricing.counting import Counter
+from potstill.pricing.finish import Finish, Rates, batch_to_finish, time_to_finish
+from potstill.records import Usage
 from potstill.workspace import Workspace
 
-ENOUGH = 10
-"""Answers from which on an interval is given."""
-
-Z90 = 1.6449
-"""Normal quantile of a two-sided 90 % interval."""
-
-ASSUMED_SHARE = 0.5
-"""Share of `max_output_tokens` that an answer is taken to use while there is no history."""
-
 SERVICES = ("standard", "flex", "batch")
+ZERO = Decimal(0)
 
 
 @dataclass(frozen=True)
-class Work:
-    """The input tokens of each answer still to be paid for, and how many answers there are in all."""
+class Assumptions:
+    """What the user states: a pilot's file, output tokens an answer, seconds of an answer."""
 
-    cells: int
-    input_tokens: tuple[int, ...]
-
-    @property
-    def paid(self) -> int:
-        """Answers that the ledger holds already."""
-        return self.cells - len(self.input_tokens)
-
-
-@dataclass(frozen=True)
-class Output:
-    """Output tokens of one answer, thinking included; `low` and `high` bound the mean (90 %), None without history."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    basis: str
+    pilot: Path | None = None
+    output_tokens: int | None = None
+    latency_s: float | None = None
 
 
 @dataclass(frozen=True)
 class Offer:
-    """The run in one service, in dollars: expected, the 90 % interval where there is history, and the ceiling."""
+    """The run in one service, in dollars: expected, 90 % interval where there is history, ceiling; and its length."""
 
     service: str
     expected_usd: Decimal
     low_usd: Decimal | None
     high_usd: Decimal | None
     worst_usd: Decimal
+    finish: Finish
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A run's answers, the input still to be paid for, its price in each service, and its length by the quotas."""
+    """A run's answers, the tokens still to be paid for, its price in each service, and what changes meanwhile."""
 
     cells: int
     paid: int
+    todo: int
     input_tokens: int
+    output_tokens: int
+    output_by_role: dict[str, float]
+    counted: str
     assumption: str
     services: tuple[Offer, ...]
-    minutes: float | None
-    days: int | None
-    days_basis: str
+    rates: Rates
+    rates_basis: str
+    ahead: tuple[Change, ...]
 
-
-def estimate(config: Config, book: PriceBook, workspace: Workspace, on: date) -> Estimate:
-    """Estimate the configured run; raises InputError for prompts that cannot be read, UnknownModelError for no price."""
-    attempts = read_attempts(workspace.ledger)
-    work = count_work(config, {attempt.key for attempt in attempts if attempt.status == "done"})
-    todo = len(work.input_tokens)
-    history = [
-        attempt.usage.output_tokens + attempt.usage.thinking_tokens
-        for attempt in attempts
-        if attempt.status == "done" and attempt.model == config.teacher.model and attempt.command == "generate"
-    ]
-    output = output_tokens(history, todo, config.generate.max_output_tokens)
-    rpd, basis = daily_quota(config, book)
-    rpm = config.teacher.rpm
-    return Estimate(
-        work.cells,
-        work.paid,
-        sum(work.input_tokens),
-        output.basis,
-        tuple(_offers(config, book, on, work, output)),
-        todo / rpm if rpm else None,
-        math.ceil(todo / rpd) if rpd else None,
-        basis,
-    )
-
-
-def count_work(config: Config, done: set[str]) -> Work:
-    """Every answer of the plan prompts x roles x samples, and the input tokens of those that are not paid for."""
-    prompts = load_prompts(config.generate.prompts)
-    roles = load_roles(config.generate.roles, config.language)
-    cells, todo = 0, []
-    for system in roles:
-        for prompt in prompts:
-            messages = (Message(role="system", content=system.system), Message(role="user", content=prompt.text))
-            size = sum(estimate_tokens(message.content) for message in messages)
-            keys = list(_keys(config, messages, system.name))
-            cells += len(keys)
-            todo += [size for key in keys if key not in done]
-    return Work(cells, tuple(todo))
-
-
-def output_tokens(history: Sequence[int], todo: int, max_output_tokens: int) -> Output:
-    """The mean output of an answer, from earlier answers or by assumption."""
-    if len(history) < ENOUGH:
-        return Output(
-            max_output_tokens * ASSUMED_SHARE,
-            None,
-            None,
-            f"assumption: {ASSUMED_SHARE:.0%} of max_output_tokens (fewer than {ENOUGH} answers in the ledger)",
-        )
-    logs = [math.log(max(1, tokens)) for tokens in history]
-    count, variance = len(logs), statistics.variance(logs)
-    spread = variance / count + variance**2 / (2 * (count - 1)) + math.expm1(variance) / max(1, todo)
-    student = Z90 * (1 + (Z90**2 + 1) / (4 * (count - 1)))  # Student's t by its first expansion in 1/df
-    mean = statistics.fmean(history)
-    ceiling = max(mean, max_output_tokens)  # no answer is longer, so no mean is, however wide the spread
-    width = math.exp(min(student * math.sqrt(spread), math.log(max(1, ceiling))))
-    return Output(mean, mean / width, min(mean * width, ceiling), f"{count} answers of this model in the ledger")
-
-
-def daily_quota(config: Config, book: PriceBook) -> tuple[int | None, str]:
-    """Requests a day and where the figure comes from: the config, else the book's row for model and tier."""
-    teacher = config.teacher
-    if teacher.rpd is not None:
-        return teacher.rpd, "teacher.rpd"
-    for limit in book.limits:
-        if (limit.model, limit.tier) == (teacher.model, teacher.tier) and limit.rpd is not None:
-            return limit.rpd, f"{limit.source}, {limit.as_of}"
-    return None, f"no published daily limit for {teacher.model} in {teacher.tier}; set teacher.rpd from AI Studio"
-
-
-def _keys(config: Config, messages: Sequence[Message], role: str) -> Iterator[str]:
-    for sample in range(config.generate.samples_per_prompt):
-        yield build_request(
-            config.teacher,
-            messages,
-            temperature=config.generate.temperature,
-            max_output_tokens=config.generate.max_output_tokens,
-            sample=sample,
-            role=role,
-        ).key
-
-
-def _offers(config: Config, book: PriceBook, on: date, work: Work, output: Output) -> Iterator[Offer]:
-    """One offer a service; the configured one must have a price, another without one is left out."""
-    for service in SERVICES:
-        try:
-            book.price(config.teacher.model, service, on)
-        except UnknownModelError:
-            if service == config.teacher.service:
-                raise
-            continue
-        yield _offer(config, _Pricer(book, config.teacher.model, service, on), work, output)
+    def offer(self, service: str) -> Offer:
+        """The price in one service."""
+        return next(offer for offer in self.services if offer.service == service)
 
 
 @dataclass(frozen=True)
-class _Pricer:
+class _Run:
+    """What every service is priced from."""
+
+    config: Config
     book: PriceBook
-    model: str
-    service: str
     on: date
+    work: Work
+    outputs: Outputs
+    scale: Scale
+    rates: Rates
 
-    def total(self, sizes: Sequence[int], output_tokens: int) -> Decimal:
-        usages = (Usage(input_tokens=size, output_tokens=output_tokens) for size in sizes)
-        return sum((self.book.cost(usage, self.model, self.service, self.on).usd for usage in usages), Decimal(0))
 
-
-def _offer(config: Config, pricer: _Pricer, work: Work, output: Output) -> Offer:
-    most = _most(config)
-
-    def total(tokens: float | None) -> Decimal | None:
-        return None if tokens is None else pricer.total(work.input_tokens, min(round(tokens), most))
-
-    worst = sum(
-        (
-            pricer.book.worst_case(
-                pricer.model,
-                pricer.service,
-                pricer.on,
-                input_tokens=size,
-                max_output_tokens=config.generate.max_output_tokens,
-                thinking_budget=config.teacher.thinking_budget,
-            )
-            for size in work.input_tokens
-        ),
-        Decimal(0),
+def estimate(
+    config: Config, book: PriceBook, workspace: Workspace, counter: Counter, on: date, given: Assumptions
+) -> Estimate:
+    """Estimate the configured run; raises InputError for prompts that cannot be read, UnknownModelError for no price."""
+    attempts = read_attempts(workspace.ledger)
+    done = {attempt.key: attempt for attempt in attempts if attempt.status == "done"}
+    work = count_work(config, counter, done)
+    history = _history(config, counter, given, ledger_history(attempts, config.teacher.model, "generate"))
+    scale = input_scale((*work.billed, *history.billed), counter)
+    outputs = expect_outputs(history, work.by_role(), most_output(config), given.output_tokens)
+    rates, basis = rates_of(config, book, given.latency_s)
+    offers = tuple(_offers(_Run(config, book, on, work, outputs, scale, rates)))
+    longest = max((offer.finish.seconds for offer in offers), default=0.0)
+    models = frozenset({book.model(config.teacher.model).id}) if config.teacher.model not in book.overridden else None
+    return Estimate(
+        cells=work.cells,
+        paid=work.paid,
+        todo=work.todo,
+        input_tokens=round(work.input_tokens * scale.factor),
+        output_tokens=round(outputs.expected),
+        output_by_role=dict(outputs.mean_by_role),
+        counted=scale.basis,
+        assumption=outputs.basis,
+        services=offers,
+        rates=rates,
+        rates_basis=basis,
+        ahead=changes(book, on, on + max(AHEAD, timedelta(seconds=longest)), models) if models else (),
     )
-    expected = pricer.total(work.input_tokens, min(round(output.mean), most))
-    return Offer(pricer.service, expected, total(output.low), total(output.high), worst)
 
 
-def _most(config: Config) -> int:
+def most_output(config: Config) -> int:
     """The most output tokens, thinking included, that the ceiling counts for one answer."""
     limit, thinking = config.generate.max_output_tokens, config.teacher.thinking_budget
     return limit + (limit if thinking is None else thinking)
+
+
+def rates_of(config: Config, book: PriceBook, latency_s: float | None) -> tuple[Rates, str]:
+    """What holds the run back: the config's limits, published ones where it has none, and the tier's spend limits."""
+    teacher = config.teacher
+    known, tier = book.limit(teacher.model, teacher.tier), book.tier(teacher.tier)
+    rates = Rates(
+        rpm=teacher.rpm or (known.rpm if known else None),
+        tpm=teacher.tpm or (known.tpm_input if known else None),
+        rpd=teacher.rpd or (known.rpd if known else None),
+        usd_per_10_min=tier.usd_per_10_min if tier else None,
+        monthly_cap_usd=tier.monthly_cap_usd if tier else None,
+        enqueued_tokens=book.enqueued_tokens(teacher.model, teacher.tier),
+        concurrency=teacher.max_concurrency if latency_s is not None else None,
+        latency_s=latency_s,
+    )
+    own = [name for name in ("rpm", "tpm", "rpd") if getattr(teacher, name) is not None]
+    published = f"the rest from {known.source}, {known.as_of}" if known else "the rest is published nowhere"
+    return rates, f"config: {', '.join(own) or 'none'}; {published}; spend limits of {teacher.tier}"
+
+
+def _history(config: Config, counter: Counter, given: Assumptions, ledger: History) -> History:
+    return pilot_history(given.pilot, config.teacher.model, counter) if given.pilot else ledger
+
+
+def _offers(run: _Run) -> Iterator[Offer]:
+    """One offer a service; the configured one must have a price, another without one is left out."""
+    for service in SERVICES:
+        try:
+            run.book.price(run.config.teacher.model, service, run.on)
+        except UnknownModelError:
+            if service == run.config.teacher.service:
+                raise
+            continue
+        if run.config.teacher.tier == "free" and service != run.config.teacher.service:
+            continue  # the free tier has no batch, and no source says that it has flex
+        yield _offer(run, service)
+
+
+def _offer(run: _Run, service: str) -> Offer:
+    scale, outputs = run.scale, run.outputs
+    inputs, answers = _input_usd(run, service), _output_usd(run, service)
+    expected = inputs + answers
+    free = run.config.teacher.tier == "free"
+    low = high = None
+    if outputs.low is not None and outputs.high is not None and outputs.expected:
+        below = _side(answers, outputs.expected, outputs.low, inputs, scale.below)
+        above = _side(answers, outputs.expected, outputs.high, inputs, scale.above)
+        low, high = max(ZERO, expected - below), expected + above
+    worst = sum((_worst_usd(run, service, group.input_tokens) * group.count for group in run.work.groups), ZERO)
+    finish = _finish(run, service, ZERO if free else expected)
+    if free:  # nothing is charged within its quota; the ceiling stays what the ledger's budget holds
+        return Offer(service, ZERO, None if low is None else ZERO, None if high is None else ZERO, worst, finish)
+    high = None if high is None else min(high, max(worst, expected))
+    return Offer(service, expected, low, high, worst, finish)
+
+
+def _side(answers: Decimal, expected: float, end: float, inputs: Decimal, error: float) -> Decimal:
+    """How far one end of the interval lies from the middle: output and input doubts, in quadrature."""
+    output = answers * abs(_decimal(end / expected) - 1)
+    return (output**2 + (inputs * _decimal(error)) ** 2).sqrt()
+
+
+def _input_usd(run: _Run, service: str) -> Decimal:
+    usd = ZERO
+    for group in run.work.groups:
+        tokens = round(group.input_tokens * run.scale.factor)
+        usd += run.book.cost(Usage(input_tokens=tokens), run.config.teacher.model, service, run.on).usd * group.count
+    return usd
+
+
+def _output_usd(run: _Run, service: str) -> Decimal:
+    """Output at the price of each prompt's tier."""
+    usd = ZERO
+    for group in run.work.groups:
+        price = run.book.price(run.config.teacher.model, service, run.on, group.input_tokens)
+        mean = _decimal(min(run.outputs.mean_by_role[group.role], most_output(run.config)))
+        usd += mean * (price.output or ZERO) / 1_000_000 * group.count
+    return usd
+
+
+def _worst_usd(run: _Run, service: str, input_tokens: int) -> Decimal:
+    """The ceiling of one answer: no answer passes its limit; the input may be longer than it was counted."""
+    return run.book.worst_case(
+        run.config.teacher.model,
+        service,
+        run.on,
+        input_tokens=math.ceil(input_tokens * run.scale.factor * (1 + run.scale.above)),
+        max_output_tokens=run.config.generate.max_output_tokens,
+        thinking_budget=run.config.teacher.thinking_budget,
+    )
+
+
+def _finish(run: _Run, service: str, usd: Decimal) -> Finish:
+    tokens = round(run.work.input_tokens * run.scale.factor)
+    if service == "batch":
+        hours = run.book.data.batch.target_hours if run.book.data.batch else 24
+        return batch_to_finish(tokens, usd, run.rates, hours)
+    return time_to_finish(run.work.todo, tokens, usd, run.rates)
+
+
+def _decimal(value: float) -> Decimal:
+    return Decimal(repr(round(value, 9)))

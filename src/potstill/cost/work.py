@@ -1,0 +1,92 @@
+"""What a `generate` run still has to pay for: every answer of prompts x roles x samples that the ledger does not hold."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from potstill.config import Config
+from potstill.pricing.counting import Counter
+from potstill.prompts import PromptFiles, load_roles
+from potstill.records import Attempt, Message
+from potstill.teacher.calls import build_request
+
+
+@dataclass(frozen=True)
+class Group:
+    """So many answers to get in one role, each to an input of so many tokens, as counted."""
+
+    role: str
+    input_tokens: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """All answers of the plan; what is left, by role and length; and, of what is paid, (counted, billed) inputs."""
+
+    cells: int
+    groups: tuple[Group, ...]
+    billed: tuple[tuple[int, int], ...]
+
+    @property
+    def todo(self) -> int:
+        """Answers still to be paid for."""
+        return sum(group.count for group in self.groups)
+
+    @property
+    def paid(self) -> int:
+        """Answers that the ledger holds already."""
+        return self.cells - self.todo
+
+    @property
+    def input_tokens(self) -> int:
+        """Counted input tokens still to be paid for."""
+        return sum(group.input_tokens * group.count for group in self.groups)
+
+    def by_role(self) -> dict[str, int]:
+        """Answers still to be paid for in each role."""
+        found: Tally[str] = Tally()
+        for group in self.groups:
+            found[group.role] += group.count
+        return dict(found)
+
+
+def count_work(config: Config, counter: Counter, done: Mapping[str, Attempt]) -> Work:
+    """Count the plan; `done` has the answered attempts by key. Raises InputError for a bad prompt or role file.
+
+    Nothing is held per answer: a plan of a million is a table of lengths. Without a ledger no key need be made.
+    """
+    roles = load_roles(config.generate.roles, config.language)
+    systems = [counter.count(role.system) for role in roles]
+    samples = config.generate.samples_per_prompt
+    todo: Tally[tuple[str, int]] = Tally()
+    billed, cells = [], 0
+    for prompt in PromptFiles(config.generate.prompts):
+        size = counter.count(prompt.text)
+        for role, system in zip(roles, systems, strict=True):
+            cells += samples
+            if not done:
+                todo[role.name, system + size] += samples
+                continue
+            messages = (Message(role="system", content=role.system), Message(role="user", content=prompt.text))
+            for key in _keys(config, messages, role.name):
+                if (attempt := done.get(key)) is None:
+                    todo[role.name, system + size] += 1
+                else:
+                    billed.append((system + size, attempt.usage.input_tokens))
+    groups = tuple(Group(role, size, count) for (role, size), count in sorted(todo.items()))
+    return Work(cells, groups, tuple(billed))
+
+
+def _keys(config: Config, messages: Sequence[Message], role: str) -> Iterator[str]:
+    for sample in range(config.generate.samples_per_prompt):
+        yield build_request(
+            config.teacher,
+            messages,
+            temperature=config.generate.temperature,
+            max_output_tokens=config.generate.max_output_tokens,
+            sample=sample,
+            role=role,
+        ).key
