@@ -154,6 +154,18 @@ class LoraSettings(Section):
     )
 
 
+class JudgeSettings(Section):
+    """The teacher as a judge of the held-out answers; it costs money, so it is off until it has a budget."""
+
+    max_usd: Decimal | None = Field(
+        None, gt=0, description="Dollars that judging may spend, within budget.max_usd; null: no judge."
+    )
+    samples: int = Field(100, ge=1, description="Held-out answers that are compared in pairs, positions swapped.")
+    resamples: int = Field(
+        50, ge=0, description="Held-out questions that the teacher answers once more: its agreement with itself."
+    )
+
+
 class DistillConfig(Section):
     """dataset -> LoRA student -> verdict."""
 
@@ -184,6 +196,14 @@ class DistillConfig(Section):
     margin: float = Field(
         0.1, ge=0, le=1, description="How far below the teacher the student may score and still replace it."
     )
+    near_duplicate: float = Field(
+        0.85,
+        gt=0,
+        le=1,
+        description="Held-out questions that resemble a training question this much are left out (4-gram Jaccard).",
+    )
+    requests_a_day: int = Field(1000, ge=1, description="Traffic by which the verdict counts days to break-even.")
+    judge: JudgeSettings = Field(JudgeSettings(), description="The teacher as a judge of held-out answers.")
     gate: bool = Field(False, description="Exit with code 8 when the verdict says that the student cannot replace it.")
 
 

@@ -118,20 +118,60 @@ class Attempt(Record):
 
 
 class Score(Record):
-    """How well answers agree with the teacher's on held-out prompts: a share in 0..1 with its 95 % interval."""
+    """How well answers agree with the teacher's on held-out prompts: a share in 0..1 with its 95 % interval.
+
+    `well_formed`: share of JSON answers with the teacher's shape, None where none is JSON; `nll`: nats a token that the
+    teacher's own answers cost the student, None where it was not measured.
+    """
 
     n: int
     exact: float
     score: float
     low: float
     high: float
+    well_formed: float | None = None
+    nll: float | None = None
+
+
+class Ceiling(Record):
+    """How well the teacher agrees with itself: no student can be asked for more. `source` says how it was measured."""
+
+    n: int
+    score: float
+    low: float
+    high: float
+    source: str
+
+
+class Duel(Record):
+    """The teacher's choice between its own answers and the student's; `score` counts a tie as a half."""
+
+    n: int
+    wins: int
+    ties: int
+    losses: int
+    score: float
+    low: float
+    high: float
+    cost_usd: Usd
+
+
+class RouterPoint(Record):
+    """One threshold that was tried: the share of prompts above it, how many are answered well, and what it saves."""
+
+    threshold: float
+    coverage: float
+    agreement: float
+    agreement_low: float
+    risk_high: float
+    saved_usd_per_1000: Usd
 
 
 class RouterRule(Record):
     """When the router may leave the teacher out: the student's mean token log-probability is at least `threshold`.
 
     `threshold` is None where no threshold keeps the promise; `coverage` is the share of held-out prompts above it,
-    `agreement_low` the 95 % lower bound of their agreement with the teacher.
+    `agreement_low` the 95 % lower bound of their agreement with the teacher; `curve` holds all thresholds tried.
     """
 
     signal: Literal["mean_logprob"] = "mean_logprob"
@@ -139,10 +179,15 @@ class RouterRule(Record):
     coverage: float
     agreement_low: float
     reason: str
+    curve: tuple[RouterPoint, ...] = ()
 
 
 class Verdict(Record):
-    """Can the student replace the teacher? Stands in `students/<name>/verdict.json`."""
+    """Can the student replace the teacher? Stands in `students/<name>/verdict.json`.
+
+    `near_duplicates` counts held-out answers left out because their question stands among the training questions.
+    Break-even counts requests of all traffic, of which the student answers `coverage_paid`.
+    """
 
     schema_version: Literal[1] = 1
     student: str
@@ -160,6 +205,13 @@ class Verdict(Record):
     teacher_usd_per_request: Usd
     break_even_requests: int | None
     created_at: datetime
+    replaces_by_role: dict[str, bool] = {}
+    ceiling: Ceiling | None = None
+    duel: Duel | None = None
+    near_duplicates: int = 0
+    coverage_paid: float = 1.0
+    requests_a_day: int | None = None
+    break_even_days: float | None = None
 
 
 class Trace(Record):

@@ -40,7 +40,7 @@ def distill(session: Session) -> None:
             text = ", ".join(f"{count} {name}" for name, count in counts.items())
             session.show_plan(counts, f"would train on {text}; {len(found.data.held_out)} held out")
             return
-        done = run_distill(session.config, session.workspace, session.say, _follow(session))
+        done = run_distill(session.config, session.workspace, session.say, _follow(session), session.secrets)
     except ImportError as error:
         message = f"distill needs the package {error.name}"
         raise MachineError(message, hint="pip install 'potstill[local]'") from error
@@ -55,22 +55,23 @@ def distill(session: Session) -> None:
 
 
 def _text(verdict: Verdict) -> str:
-    rows = [("base, before", verdict.base_score), ("student, after", verdict.student_score)]
-    rows += [(f"  {name}", score) for name, score in verdict.by_role.items()]
+    from potstill.distill.report import score_rows, summary
+
     answer = "yes" if verdict.can_replace else "no"
     return "\n".join(
         [
-            f"{'on held-out questions':24} {'n':>5} {'exact':>7} {'score':>7}  95 %",
-            *(_row(name, score) for name, score in rows),
+            f"{'on held-out questions':28} {'n':>5} {'exact':>7} {'score':>7} {'95 %':>13} {'NLL':>6}",
+            *(_row(name, score) for name, score in score_rows(verdict)),
             f"can it replace {verdict.teacher_model}? {answer}: {verdict.reason}",
-            f"router: {verdict.router.reason}",
-            f"its data cost ${verdict.paid_usd:f}, paid back after {verdict.break_even_requests or 'no number of'} requests",
+            *summary(verdict),
         ]
     )
 
 
 def _row(name: str, score: Score) -> str:
-    return f"{name:24} {score.n:5} {score.exact:7.0%} {score.score:7.2f}  {score.low:.2f} to {score.high:.2f}"
+    nll = "-" if score.nll is None else f"{score.nll:.2f}"
+    span = f"{score.low:.2f} to {score.high:.2f}"
+    return f"{name:28} {score.n:5} {score.exact:7.0%} {score.score:7.2f} {span:>13} {nll:>6}"
 
 
 def _follow(session: Session) -> Follow:

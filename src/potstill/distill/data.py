@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from potstill.distill.heldout import Leak, duplicates, fair
 from potstill.errors import InputError
 from potstill.records import Sample, text_sha
 from potstill.student.manifest import StudentRole
@@ -18,18 +19,22 @@ from potstill.workspace import Workspace, read_text
 
 @dataclass(frozen=True)
 class Data:
-    """The three splits, the roles in them, and the hash of each file."""
+    """The three splits, what the verdict is made on, the roles, and the hash of each file.
+
+    `held_out` is the test split, or the validation split where that is empty, without `leaks`: questions that stand
+    nearly word for word among the training questions. `duplicates` counts training samples that repeat another one;
+    `other_systems` names roles with more than one system prompt, of which the first will be served.
+    """
 
     train: list[Sample]
     validation: list[Sample]
     test: list[Sample]
+    held_out: list[Sample]
+    leaks: list[Leak]
+    duplicates: int
     roles: tuple[StudentRole, ...]
+    other_systems: tuple[str, ...]
     sha: dict[str, str]
-
-    @property
-    def held_out(self) -> list[Sample]:
-        """What the verdict is made on: the test split, or the validation split where that is empty."""
-        return self.test or self.validation
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,8 @@ class Rows:
     supervised: int
 
 
-def read_data(workspace: Workspace) -> Data:
-    """Read the dataset; raises InputError naming file and line, or where there is nothing to train on."""
+def read_data(workspace: Workspace, near_duplicate: float) -> Data:
+    """Read the dataset; raises InputError naming file and line, or where there is nothing to train on or to judge by."""
     splits = {name: read_samples(workspace.split(name)) for name in ("train", "validation", "test")}
     if not splits["train"]:
         message = f"{workspace.split('train')}: no samples to train on"
@@ -52,12 +57,23 @@ def read_data(workspace: Workspace) -> Data:
     if not splits["validation"] and not splits["test"]:
         message = f"{workspace.dataset}: no held-out samples, so there could be no verdict"
         raise InputError(message, hint="raise generate.splits.test and run `potstill generate` again; it pays nothing")
-    systems: dict[str, str] = {}
-    for sample in (row for rows in splits.values() for row in rows):
-        systems.setdefault(sample.role, sample.messages[0].content if sample.messages[0].role == "system" else "")
-    roles = tuple(StudentRole(name=name, system=system) for name, system in sorted(systems.items()))
-    sha = {name: text_sha(read_text(workspace.split(name), "dataset")) for name in splits}
-    return Data(splits["train"], splits["validation"], splits["test"], roles, sha)
+    held_out = fair(splits["train"], splits["test"] or splits["validation"], near_duplicate)
+    if not held_out.samples:
+        leak = held_out.leaks[0]
+        message = (
+            f"{workspace.dataset}: every held-out question stands among the training questions, e.g. {leak.near!r}"
+        )
+        raise InputError(message, hint="bring more different prompts, or raise distill.near_duplicate")
+    systems = _systems([row for rows in splits.values() for row in rows])
+    return Data(
+        **splits,
+        held_out=held_out.samples,
+        leaks=held_out.leaks,
+        duplicates=duplicates(splits["train"]),
+        roles=tuple(StudentRole(name=name, system=texts[0]) for name, texts in sorted(systems.items())),
+        other_systems=tuple(name for name, texts in sorted(systems.items()) if len(texts) > 1),
+        sha={name: text_sha(read_text(workspace.split(name), "dataset")) for name in splits},
+    )
 
 
 def read_samples(path: Path) -> list[Sample]:
@@ -73,11 +89,36 @@ def read_samples(path: Path) -> list[Sample]:
             first = error.errors(include_url=False)[0]
             message = f"{path}:{number}: {'.'.join(str(part) for part in first['loc']) or 'line'}: {first['msg']}"
             raise InputError(message) from error
-        if not sample.messages or sample.messages[-1].role != "assistant":
-            message = f"{path}:{number}: messages: the last turn must be the assistant's"
+        if (problem := _problem(sample)) is not None:
+            message = f"{path}:{number}: messages: {problem}"
             raise InputError(message)
         samples.append(sample)
     return samples
+
+
+def _problem(sample: Sample) -> str | None:
+    """What makes a chat unfit to learn from; None where nothing does."""
+    turns = [turn.role for turn in sample.messages]
+    if not turns or turns[-1] != "assistant":
+        return "the last turn must be the assistant's"
+    rest = turns[1:] if turns[0] == "system" else turns
+    if len(rest) % 2 or any(role != ("user", "assistant")[place % 2] for place, role in enumerate(rest)):
+        return f"turns must go user, assistant, user, ..., after at most one system turn, but are {', '.join(turns)}"
+    empty = next((place for place, turn in enumerate(sample.messages) if not turn.content.strip()), None)
+    if empty is not None and turns[empty] != "system":
+        return f"turn {empty} ({turns[empty]}) is empty"
+    return None
+
+
+def _systems(samples: Sequence[Sample]) -> dict[str, list[str]]:
+    """Role -> its different system prompts, in their order."""
+    systems: dict[str, list[str]] = {}
+    for sample in samples:
+        text = sample.messages[0].content if sample.messages[0].role == "system" else ""
+        known = systems.setdefault(sample.role, [])
+        if text not in known:
+            known.append(text)
+    return systems
 
 
 def encode(tokenizer: Any, samples: Sequence[Sample], max_length: int) -> Rows:

@@ -1,68 +1,87 @@
-"""The student for a reader: model card, report page, loss plot. All text in it is escaped."""
+"""The verdict for a reader: `report.html`, one file that loads nothing, and the loss plot. All text in it is escaped."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from potstill.distill.judge import Judged
+from potstill.distill.asking import Judged
+from potstill.distill.judge import Evidence
 from potstill.records import Score, Verdict
-from potstill.student.manifest import StudentManifest
 
-STYLE = (
-    "body{font:16px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
-    "table{border-collapse:collapse;width:100%}td,th{border-bottom:1px solid #ddd;padding:.4rem;text-align:left;"
-    "vertical-align:top}.yes{color:#067a3b}.no{color:#a33}"
-)
-EXAMPLES = 40
-
-
-def card(manifest: StudentManifest, verdict: Verdict) -> str:
-    """The model card: a header that model hubs read, then what the student is and how good."""
-    lines = [
-        "---",
-        f"base_model: {manifest.base!r}",
-        "library_name: peft",
-        "tags: [lora, distillation, potstill]",
-        "---",
-        "",
-        f"# {manifest.name}",
-        "",
-        f"LoRA ({manifest.adapters}) on `{manifest.base}`, distilled by potstill.",
-        f"Learned from {manifest.samples} answers of `{verdict.teacher_model}`.",
-        "",
-        f"Roles: {', '.join(f'`{role.name}`' for role in manifest.roles)}.",
-        "",
-        f"Can it replace the teacher? **{'Yes' if verdict.can_replace else 'No'}**: {verdict.reason}.",
-        "",
-        "| on held-out prompts | n | exact | score | 95 % |",
-        "|---|---|---|---|---|",
-        *(_card_row(name, score) for name, score in _scores(verdict)),
-        "",
-        f"Score: {verdict.metric}. The provider's terms for the teacher's answers hold for this model too.",
-        "",
-    ]
-    return "\n".join(lines)
+STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:68rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
+h1{margin-bottom:.2rem}h2{margin-top:2.2rem}table{border-collapse:collapse;width:100%;margin:.6rem 0}
+td,th{border-bottom:1px solid #ddd;padding:.35rem .6rem;text-align:left;vertical-align:top}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.box{border-left:.4rem solid;padding:.6rem 1rem;background:#f6f7f8;font-size:1.1rem}.yes{border-color:#067a3b}
+.no{border-color:#a33}.same{color:#067a3b}.small{color:#555;font-size:.9rem}img{max-width:100%;height:auto}
+.chosen{background:#e9f6ee}.scroll{overflow-x:auto}
+"""
+EXAMPLES = 60
+NLL = "NLL: nats a token of the teacher's answers."
 
 
-def page(verdict: Verdict, judged: Sequence[Judged]) -> str:
-    """`report.html`: one file, nothing loaded from elsewhere."""
-    rows = "".join(_page_row(name, score) for name, score in _scores(verdict))
-    examples = "".join(_example(item) for item in sorted(judged, key=lambda item: item.score)[:EXAMPLES])
+def page(verdict: Verdict, evidence: Evidence, loss_plot: Path) -> str:
+    """`report.html`: the answer first, then scores, router, loss, and answers side by side, the worst first."""
     answer = "yes" if verdict.can_replace else "no"
-    even = verdict.break_even_requests
-    return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(verdict.student)}</title><style>{STYLE}</style>"
-        f"<h1>{escape(verdict.student)}</h1><p>Can it replace {escape(verdict.teacher_model)}? "
-        f"<b class={answer}>{answer.capitalize()}</b>: {escape(verdict.reason)}.</p>"
-        f"<p>Router: {escape(verdict.router.reason)}. Its data cost ${verdict.paid_usd:f}"
-        f"{f', paid back after {even} requests' if even else ''}.</p>"
-        f"<table><tr><th>on held-out prompts<th>n<th>exact<th>score<th>95 %</tr>{rows}</table>"
-        f"<p>Score: {escape(verdict.metric)}.</p><p><img src=loss.png alt='training and validation loss' width=700></p>"
-        f"<h2>Held-out answers, the worst first</h2>"
-        f"<table><tr><th>role<th>question<th>teacher<th>student<th>score</tr>{examples}</table></html>\n"
-    )
+    parts = [
+        "<!doctype html><html lang=en><head><meta charset=utf-8>",
+        "<meta name=viewport content='width=device-width,initial-scale=1'>",
+        f"<title>{escape(verdict.student)}: the verdict</title><style>{STYLE}</style></head><body>",
+        f"<h1>{escape(verdict.student)}</h1>",
+        f"<p class=small>{escape(verdict.base)}, taught by {escape(verdict.teacher_model)}; {verdict.created_at:%Y-%m-%d}</p>",
+        f"<p class='box {answer}'>Can it replace the teacher? <b>{answer.capitalize()}</b>: {escape(verdict.reason)}.</p>",
+        f"<ul>{''.join(f'<li>{escape(line)}' for line in summary(verdict))}</ul>",
+        "<h2>Held-out questions</h2>",
+        _score_table(verdict),
+        f"<p class=small>Score: {escape(verdict.metric)}; 95 % bootstrap interval over prompts. {NLL}</p>",
+        "<h2>When the router may leave the teacher out</h2>",
+        _router_table(verdict),
+        "<h2>Training</h2>",
+        _image(loss_plot),
+        "<h2>Answers side by side, the worst first</h2>",
+        _examples(evidence),
+        "</body></html>\n",
+    ]
+    return "".join(parts)
+
+
+def summary(verdict: Verdict) -> list[str]:
+    """What else there is to say, a line each."""
+    lines = [f"router: {verdict.router.reason}"]
+    lines += [
+        f"{role}: {'can' if fits else 'cannot'} replace the teacher in this role"
+        for role, fits in sorted(verdict.replaces_by_role.items())
+    ]
+    if (ceiling := verdict.ceiling) is not None:
+        lines.append(f"the teacher agrees with itself: {ceiling.score:.2f} ({ceiling.source}, n {ceiling.n})")
+    if (duel := verdict.duel) is not None:
+        lines.append(
+            f"judged by the teacher in pairs: {duel.wins} better, {duel.ties} equal, {duel.losses} worse;"
+            f" score {duel.score:.2f}, {duel.low:.2f} to {duel.high:.2f}; it cost ${duel.cost_usd:f}"
+        )
+    if verdict.near_duplicates:
+        lines.append(f"{verdict.near_duplicates} held-out answers left out: their questions stand in the training data")
+    return [*lines, paid_back(verdict)]
+
+
+def paid_back(verdict: Verdict) -> str:
+    """When the dataset's price is saved again."""
+    cost = f"its data cost ${verdict.paid_usd:f}"
+    if verdict.break_even_requests is None:
+        return f"{cost}, which is not paid back: the student answers nothing in the teacher's place yet"
+    share = f"of which the student answers {verdict.coverage_paid:.0%}"
+    days = f", {verdict.break_even_days:g} days at {verdict.requests_a_day} a day" if verdict.requests_a_day else ""
+    return f"{cost}, paid back after {verdict.break_even_requests} requests {share}{days}"
+
+
+def score_rows(verdict: Verdict) -> list[tuple[str, Score]]:
+    """The scores to show, each with its name."""
+    roles = [(f"student, {name}", score) for name, score in verdict.by_role.items()]
+    return [("base, before", verdict.base_score), ("student, after", verdict.student_score), *roles]
 
 
 def plot_loss(log: Sequence[dict[str, float]], path: Path) -> None:
@@ -81,26 +100,65 @@ def plot_loss(log: Sequence[dict[str, float]], path: Path) -> None:
     axes.set_ylabel("loss (nats a token)")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend()
+    if axes.lines:
+        axes.legend()
     figure.tight_layout()
     figure.savefig(path)
     plt.close(figure)
 
 
-def _scores(verdict: Verdict) -> list[tuple[str, Score]]:
-    roles = [(f"student, {name}", score) for name, score in verdict.by_role.items()]
-    return [("base, before", verdict.base_score), ("student, after", verdict.student_score), *roles]
+def _score_table(verdict: Verdict) -> str:
+    formed = any(score.well_formed is not None for _, score in score_rows(verdict))
+    head = "<tr><th>answers of<th class=n>n<th class=n>exact<th class=n>score<th class=n>95 %<th class=n>NLL"
+    return (
+        f"<table>{head}{'<th class=n>JSON shape' if formed else ''}</tr>"
+        + "".join(
+            f"<tr><td>{escape(name)}<td class=n>{score.n}<td class=n>{score.exact:.0%}<td class=n>{score.score:.2f}"
+            f"<td class=n>{score.low:.2f} to {score.high:.2f}<td class=n>{_number(score.nll)}"
+            f"{f'<td class=n>{_number(score.well_formed)}' if formed else ''}</tr>"
+            for name, score in score_rows(verdict)
+        )
+        + "</table>"
+    )
 
 
-def _card_row(name: str, score: Score) -> str:
-    return f"| {name} | {score.n} | {score.exact:.0%} | {score.score:.2f} | {score.low:.2f} to {score.high:.2f} |"
+def _router_table(verdict: Verdict) -> str:
+    rows = "".join(
+        f"<tr class={'chosen' if point.threshold == verdict.router.threshold else 'tried'}>"
+        f"<td class=n>{point.threshold:.3f}<td class=n>{point.coverage:.0%}<td class=n>{point.agreement:.1%}"
+        f"<td class=n>{point.risk_high:.1%}<td class=n>${point.saved_usd_per_1000:.4f}</tr>"
+        for point in verdict.router.curve
+    )
+    head = (
+        "<tr><th class=n>threshold (mean log-probability)<th class=n>prompts above<th class=n>answered well"
+        "<th class=n>risk at most<th class=n>saved per 1,000 requests</tr>"
+    )
+    note = "Risk: upper bound of the share answered badly, one-sided 95 %, all thresholds together. Green: the rule."
+    return f"<table>{head}{rows}</table><p class=small>{note}</p>"
 
 
-def _page_row(name: str, score: Score) -> str:
-    span = f"{score.low:.2f} to {score.high:.2f}"
-    return f"<tr><td>{escape(name)}<td>{score.n}<td>{score.exact:.0%}<td>{score.score:.2f}<td>{span}</tr>"
+def _examples(evidence: Evidence) -> str:
+    first = {item.sample.id: item.answer.text for item in evidence.before}
+    ranked = sorted(evidence.after, key=lambda item: item.score)[:EXAMPLES]
+    head = "<tr><th>role<th>question<th>teacher<th>student<th>base<th class=n>score<th class=n>logprob</tr>"
+    return f"<div class=scroll><table>{head}{''.join(_example(item, first) for item in ranked)}</table></div>"
 
 
-def _example(item: Judged) -> str:
-    texts = (item.sample.role, item.question, item.reference, item.answer.text)
-    return "<tr>" + "".join(f"<td>{escape(text)}" for text in texts) + f"<td>{item.score:.2f}</tr>"
+def _example(item: Judged, first: dict[str, str]) -> str:
+    kind = " class=same" if item.exact else ""
+    return (
+        f"<tr><td>{escape(item.sample.role)}<td>{escape(item.question)}<td>{escape(item.reference)}"
+        f"<td{kind}>{escape(item.answer.text)}<td class=small>{escape(first.get(item.sample.id, ''))}"
+        f"<td class=n>{item.score:.2f}<td class=n>{_number(item.answer.mean_logprob)}</tr>"
+    )
+
+
+def _image(path: Path) -> str:
+    if not path.is_file():
+        return "<p class=small>no loss plot</p>"
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    return f"<img src='data:image/png;base64,{data}' alt='training and validation loss by step' width=700>"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from potstill.config import Config, StudentConfig
+from potstill.config import Config, Secrets, StudentConfig
+from potstill.distill.asking import answers, likelihood
+from potstill.distill.card import card
 from potstill.distill.data import Data, Rows, encode, read_data
-from potstill.distill.judge import Case, Judged, answers, verdict
+from potstill.distill.judge import Case, Evidence, own_agreement, verdict
 from potstill.distill.progress import Follow
-from potstill.distill.report import card, page, plot_loss
+from potstill.distill.report import page, plot_loss
 from potstill.distill.train import Job, train
 from potstill.records import Sample, Verdict, content_id, text_sha
 from potstill.student.base import base_sha, load_base, load_tokenizer
@@ -49,7 +52,7 @@ class Distilled:
 
 def prepare(config: Config, workspace: Workspace) -> Prepared:
     """Read and encode the data; raises InputError or MachineError before anything is trained."""
-    data = read_data(workspace)
+    data = read_data(workspace, config.distill.near_duplicate)
     tokenizer = load_tokenizer(config.student)
     sha = base_sha(config.student)
     plan_id = content_id(
@@ -57,7 +60,7 @@ def prepare(config: Config, workspace: Workspace) -> Prepared:
             "base": sha,
             "template": text_sha(tokenizer.chat_template),
             "data": data.sha,
-            "distill": config.distill.model_dump(mode="json", exclude={"gate", "report_to"}),
+            "distill": config.distill.model_dump(mode="json", exclude={"gate", "report_to", "requests_a_day", "judge"}),
             "student": config.student.model_dump(mode="json"),
         }
     )
@@ -66,8 +69,13 @@ def prepare(config: Config, workspace: Workspace) -> Prepared:
     return Prepared(data, tokenizer, *rows, sha, plan_id)
 
 
-def distill(config: Config, workspace: Workspace, say: Say, follow: Follow) -> Distilled:
-    """Train and judge a student; one that is finished under the same plan is left as it is."""
+def distill(
+    config: Config, workspace: Workspace, say: Say, follow: Follow, secrets: Secrets | None = None
+) -> Distilled:
+    """Train and judge a student; one that is finished under the same plan is left as it is.
+
+    `secrets` holds the teacher's key, needed only where `distill.judge.max_usd` lets the teacher judge.
+    """
     files = workspace.student(config.distill.name)
     prepared = prepare(config, workspace)
     if files.verdict.is_file() and files.manifest.is_file() and read_manifest(files).plan_id == prepared.plan_id:
@@ -79,17 +87,45 @@ def distill(config: Config, workspace: Workspace, say: Say, follow: Follow) -> D
         f"{len(prepared.train.rows)} samples, {prepared.train.supervised} of {prepared.train.tokens} tokens are learned"
     )
     say(f"the base answers {len(data.held_out)} held-out questions, before training")
-    before = answers(_untrained(config.student, data, prepared), data.held_out, limit)
+    base = _untrained(config.student, data, prepared)
+    before = answers(base, data.held_out, limit)
+    costs = likelihood(base, data.held_out, config.distill.max_length)
+    del base  # its memory is needed for training
     started = time.monotonic()
     log = _train_all(config, files, prepared, follow)
     manifest = _manifest(config, prepared, time.monotonic() - started)
     write_atomic(files.manifest, manifest.model_dump_json(indent=2) + "\n")
     say("the student answers the same questions, after training")
-    after = answers(load_student(files, config.student), data.held_out, limit)
-    found = verdict(_case(config, data), before, after, datetime.now(UTC))
-    _write(files, manifest, found, after, log)
+    student = load_student(files, config.student)
+    after = answers(student, data.held_out, limit)
+    trained_costs = likelihood(student, data.held_out, config.distill.max_length)
+    del student
+    evidence = Evidence(
+        before,
+        after,
+        near_duplicates=len(data.leaks),
+        ceiling=own_agreement([*data.train, *data.validation, *data.test]),
+        nll={name: (costs[name], trained_costs[name]) for name in costs},
+    )
+    evidence = _judged(config, workspace, secrets, evidence, say)
+    found = verdict(_case(config, data), evidence, datetime.now(UTC))
+    _write(files, manifest, found, evidence, log)
     shutil.rmtree(files.checkpoints, ignore_errors=True)
     return Distilled(manifest, found, fresh=True)
+
+
+def _judged(config: Config, workspace: Workspace, secrets: Secrets | None, evidence: Evidence, say: Say) -> Evidence:
+    """Let the teacher judge the answers, where it has a budget for that."""
+    if config.distill.judge.max_usd is None:
+        return evidence
+    from potstill.distill.duel import judge_by_teacher
+
+    say(f"the teacher judges the answers, for at most ${config.distill.judge.max_usd:f}")
+    found = asyncio.run(judge_by_teacher(config, secrets or Secrets(), workspace, evidence.after))
+    if found.stopped:
+        say(f"judging stopped early: {found.stopped}")
+    ceiling = found.ceiling or evidence.ceiling
+    return replace(evidence, after=found.judged, duel=found.duel, ceiling=ceiling)
 
 
 def _train_all(config: Config, files: StudentFiles, prepared: Prepared, follow: Follow) -> list[dict[str, float]]:
@@ -155,14 +191,15 @@ def _case(config: Config, data: Data) -> Case:
         margin=config.distill.margin,
         paid_usd=paid,
         teacher_usd_per_request=paid / len(everything),
+        requests_a_day=config.distill.requests_a_day,
     )
 
 
 def _write(
-    files: StudentFiles, manifest: StudentManifest, found: Verdict, judged: list[Judged], log: list[dict[str, float]]
+    files: StudentFiles, manifest: StudentManifest, found: Verdict, evidence: Evidence, log: list[dict[str, float]]
 ) -> None:
     """Write what a reader sees; the verdict last, because it marks the student as finished."""
     plot_loss(log, files.loss_plot)
     write_atomic(files.card, card(manifest, found))
-    write_atomic(files.report, page(found, judged))
+    write_atomic(files.report, page(found, evidence, files.loss_plot))
     write_atomic(files.verdict, found.model_dump_json(indent=2) + "\n")

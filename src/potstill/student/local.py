@@ -18,7 +18,7 @@ from potstill.student.packing import pack
 from potstill.student.schema import SchemaCompiler
 from potstill.student.slots import Prefixes, SlotEngine, fits_slots
 from potstill.student.static import StaticEngine
-from potstill.student.template import encode_prompt, neutralised, stop_ids
+from potstill.student.template import encode_prompt, encode_sample, neutralised, stop_ids
 from potstill.workspace import StudentFiles
 
 SLOTS = 32
@@ -134,6 +134,26 @@ class LocalStudent:
         needed = in_use | {role.adapter for role in self._roles.values() if role.adapter is not None}
         for number in self._bank.numbers - needed:
             self._bank.unload(number)
+
+    def nll(self, role: str, messages: Sequence[Message], max_length: int) -> tuple[float, int]:
+        """What the chat's last answer costs this role: nats in all, and its tokens (stop token included).
+
+        Logits are made for the answer's positions only. A chat is cut at `max_length`; (0, 0) where nothing is left.
+        """
+        import torch
+
+        encoded = encode_sample(self._tokenizer, messages)
+        ids, learned = encoded.ids[:max_length], encoded.learned[:max_length]
+        places = [place for place, keep in enumerate(learned) if keep]
+        if not places:
+            return 0.0, 0
+        self._bank.select([self._roles[role].adapter])
+        device = next(self._model.parameters()).device
+        with torch.inference_mode():
+            before = torch.tensor([place - 1 for place in places], device=device)
+            out = self._model(input_ids=torch.tensor([ids], device=device), use_cache=False, logits_to_keep=before)
+            wanted = torch.tensor([ids[place] for place in places], device=device)
+            return float(torch.nn.functional.cross_entropy(out.logits[0].float(), wanted, reduction="sum")), len(places)
 
     def row(self, query: StudentQuery) -> Row:
         """A query as a row to decode; raises InputError for an unknown role or a schema that is not supported."""

@@ -1,0 +1,210 @@
+"""Paired judging by the teacher with swapped positions, and the teacher's agreement with itself, within a budget."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from potstill.config import Config, Secrets
+from potstill.distill.asking import Judged
+from potstill.distill.metrics import agreement
+from potstill.distill.stats import interval
+from potstill.errors import BudgetError, QuotaError, TeacherError
+from potstill.pricing.book import PriceBook, load_prices
+from potstill.prompts import fill, load_template
+from potstill.records import Ceiling, Duel, Message
+from potstill.teacher.calls import Answer, Asks, TeacherRequest, build_request
+from potstill.teacher.paid import open_teacher, worst_input_tokens
+from potstill.workspace import Workspace
+
+VERDICT_TOKENS = 64
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"better": {"type": "integer", "minimum": 0, "maximum": 2}},
+    "required": ["better"],
+}
+"""0: neither is better; 1 or 2: that candidate is."""
+
+
+@dataclass(frozen=True)
+class Consulted:
+    """What the teacher said: the answers with its word on each, the tally, and its agreement with itself."""
+
+    judged: list[Judged]
+    duel: Duel | None
+    ceiling: Ceiling | None
+    stopped: str = ""
+
+
+class Purse:
+    """Asks the teacher while the worst case of a request still fits what may be spent here; counts what was."""
+
+    def __init__(self, asks: Asks, config: Config, book: PriceBook, limit_usd: Decimal) -> None:
+        self._asks = asks
+        self._config = config
+        self._book = book
+        self._left = limit_usd
+        self.spent_usd = Decimal(0)
+        self.stopped = ""
+
+    async def all(self, requests: Sequence[TeacherRequest]) -> list[Answer | None]:
+        """The answers in order; None for a request that failed, or was not sent for want of money or quota."""
+        return list(await asyncio.gather(*(self._one(request) for request in requests)))
+
+    async def _one(self, request: TeacherRequest) -> Answer | None:
+        worst = self._worst(request)
+        if self.stopped or worst > self._left:
+            self.stopped = self.stopped or "distill.judge.max_usd is used up"
+            return None
+        self._left -= worst
+        paid = Decimal(0)
+        try:
+            answer = await self._asks.ask(request)
+            paid = Decimal(0) if answer.reused else answer.cost_usd
+        except TeacherError:
+            paid = worst
+            return None
+        except (BudgetError, QuotaError) as error:
+            self.stopped = error.message
+            return None
+        finally:
+            self._left += worst - paid
+            self.spent_usd += paid
+        return answer
+
+    def _worst(self, request: TeacherRequest) -> Decimal:
+        teacher = self._config.teacher
+        return self._book.worst_case(
+            request.model,
+            teacher.service,
+            datetime.now(UTC).date(),
+            input_tokens=worst_input_tokens(request, 0),
+            max_output_tokens=request.body["generationConfig"]["maxOutputTokens"],
+            thinking_budget=teacher.thinking_budget,
+        )
+
+
+async def judge_by_teacher(
+    config: Config, secrets: Secrets, workspace: Workspace, judged: Sequence[Judged]
+) -> Consulted:
+    """Open the paid teacher and consult it for at most `distill.judge.max_usd`; raises KeyRefusedError without a key."""
+    async with open_teacher(config, secrets, workspace, command="distill") as teacher:
+        limit = config.distill.judge.max_usd or Decimal(0)
+        return await consult(Purse(teacher, config, load_prices(config.prices), limit), config, judged)
+
+
+async def consult(purse: Purse, config: Config, judged: Sequence[Judged]) -> Consulted:
+    """Let the teacher choose between its stored answer and the student's, then answer some questions once more.
+
+    Each pair is shown twice, the second time swapped; a choice that follows the position counts as a tie (position
+    bias: arXiv 2306.05685). Equal answers are a tie and cost nothing.
+    """
+    settings = config.distill.judge
+    chosen = _spread(judged, settings.samples)
+    results = await _gather(chosen, lambda item: _pair(purse, config, item))
+    words = {id(item): word for item, word in zip(chosen, results, strict=True) if word is not None}
+    told = [replace(item, points=(words[id(item)] + 1) / 2) if id(item) in words else item for item in judged]
+    again = _spread(judged, settings.resamples)
+    return Consulted(
+        judged=told,
+        duel=_tally(words, [item for item in chosen if id(item) in words], purse.spent_usd),
+        ceiling=await _resampled(purse, config, again),
+        stopped=purse.stopped,
+    )
+
+
+async def _gather(items: Iterable[Judged], ask: Callable[[Judged], Awaitable[int | None]]) -> list[int | None]:
+    return list(await asyncio.gather(*(ask(item) for item in items)))
+
+
+async def _pair(purse: Purse, config: Config, item: Judged) -> int | None:
+    """1: the student's answer is better in both positions; -1: the teacher's is; 0: a tie; None: not judged."""
+    if item.exact:
+        return 0
+    pair = (item.reference, item.answer.text)
+    replies = await purse.all([_request(config, item, pair), _request(config, item, pair[::-1])])
+    choices = [_better(reply) for reply in replies]
+    if None in choices:
+        return None
+    return {(2, 1): 1, (1, 2): -1}.get((choices[0] or 0, choices[1] or 0), 0)
+
+
+def _request(config: Config, item: Judged, pair: tuple[str, str]) -> TeacherRequest:
+    lines = "\n".join(f"{number}. {' '.join(text.split())}" for number, text in enumerate(pair, start=1))
+    persona = " ".join(turn.content for turn in item.sample.messages if turn.role == "system") or item.sample.role
+    values = {"persona": persona, "question": item.question, "candidates": lines}
+    prompt = fill(load_template("judge", config.language), values)
+    return build_request(
+        config.teacher,
+        (Message(role="user", content=prompt),),
+        temperature=0.0,
+        max_output_tokens=VERDICT_TOKENS,
+        role=item.sample.role,
+        schema=SCHEMA,
+    )
+
+
+def _better(reply: Answer | None) -> int | None:
+    try:
+        value = json.loads(reply.text)["better"] if reply else None
+    except (ValueError, KeyError, TypeError):
+        return None
+    return value if value in {0, 1, 2} and not isinstance(value, bool) else None
+
+
+def _tally(words: dict[int, int], items: Sequence[Judged], spent: Decimal) -> Duel | None:
+    if not items:
+        return None
+    points = [(words[id(item)] + 1) / 2 for item in items]
+    found = interval(points, [item.sample.prompt_id for item in items])
+    return Duel(
+        n=len(items),
+        wins=points.count(1.0),
+        ties=points.count(0.5),
+        losses=points.count(0.0),
+        score=found.mean,
+        low=found.low,
+        high=found.high,
+        cost_usd=spent,
+    )
+
+
+async def _resampled(purse: Purse, config: Config, items: Sequence[Judged]) -> Ceiling | None:
+    """The teacher asked the same once more, as sample number n + 1 of the plan, which a later run reuses."""
+    generate = config.generate
+    requests = [
+        build_request(
+            config.teacher,
+            item.sample.messages[:-1],
+            temperature=generate.temperature,
+            max_output_tokens=generate.max_output_tokens,
+            sample=generate.samples_per_prompt,
+            role=item.sample.role,
+        )
+        for item in items
+    ]
+    replies = await purse.all(requests)
+    pairs = [(item, reply.text) for item, reply in zip(items, replies, strict=True) if reply is not None]
+    return ceiling(
+        [(item.sample.prompt_id, agreement(text, item.reference).score) for item, text in pairs], "asked once more"
+    )
+
+
+def ceiling(scores: Sequence[tuple[str, float]], source: str) -> Ceiling | None:
+    """The teacher's agreement with itself from (prompt, score); None where there is none."""
+    if not scores:
+        return None
+    found = interval([score for _, score in scores], [prompt for prompt, _ in scores])
+    return Ceiling(n=len(scores), score=found.mean, low=found.low, high=found.high, source=source)
+
+
+def _spread(items: Sequence[Judged], count: int) -> list[Judged]:
+    """Up to `count` items, evenly from the whole list, so that every role and topic has its share."""
+    if count >= len(items):
+        return list(items)
+    return [items[index * len(items) // count] for index in range(count)]

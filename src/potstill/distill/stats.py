@@ -1,0 +1,48 @@
+"""The verdict's statistics: intervals by resampling prompts, and bounds of shares. Pure."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import NamedTuple
+
+RESAMPLES = 2000
+
+
+class Interval(NamedTuple):
+    """A mean and the ends of its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def interval(values: Sequence[float], clusters: Sequence[str]) -> Interval:
+    """Mean with a percentile bootstrap interval (Efron 1979, doi 10.1214/aos/1176344552), seeded.
+
+    `clusters` names what each value belongs to, such as its prompt: whole clusters are drawn, because the answers to
+    one question are no independent evidence (Field and Welsh 2007, doi 10.1111/j.1467-9868.2007.00593.x).
+    """
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
+    for value, cluster in zip(values, clusters, strict=True):
+        sums[cluster][0] += value
+        sums[cluster][1] += 1
+    groups = list(sums.values())
+    draw = random.Random(0)  # noqa: S311  (statistics)
+    means = []
+    for _ in range(RESAMPLES):
+        drawn = draw.choices(groups, k=len(groups))
+        means.append(sum(group[0] for group in drawn) / sum(group[1] for group in drawn))
+    means.sort()
+    return Interval(sum(values) / len(values), means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES)])
+
+
+def wilson_low(good: int, total: int, level: float) -> float:
+    """Lower bound of a share at a one-sided level (Wilson 1927, doi 10.1080/01621459.1927.10502953)."""
+    z = NormalDist().inv_cdf(1 - level)
+    share = good / total
+    centre = share + z * z / (2 * total)
+    spread = z * ((share * (1 - share) + z * z / (4 * total)) / total) ** 0.5
+    return max(0.0, float((centre - spread) / (1 + z * z / total)))

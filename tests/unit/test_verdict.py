@@ -1,0 +1,202 @@
+"""The verdict's statistics: scores, intervals, the router's threshold, break-even."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from potstill.distill.asking import Judged, answers
+from potstill.distill.judge import Case, Evidence, break_even, own_agreement, score, verdict
+from potstill.distill.router import router_rule
+from potstill.distill.stats import interval, wilson_low
+from potstill.records import Ceiling, Duel, Message, Sample, Usage, Verdict
+from potstill.student.answers import StudentAnswer
+from potstill.student.scripted import ScriptedStudent
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def sample(
+    question: str = "why", answer: str = "because of heat", role: str = "expert", prompt: str = "p", number: int = 0
+) -> Sample:
+    """One line of a dataset."""
+    turns = (Message(role="user", content=question), Message(role="assistant", content=answer))
+    return Sample(
+        id="c1:0",
+        messages=turns,
+        role=role,
+        prompt_id=prompt,
+        sample=number,
+        model="teacher",
+        finish_reason="STOP",
+        usage=Usage(),
+        cost_usd=Decimal("0.001"),
+        prompt_sha="0",
+        created_at=NOW,
+    )
+
+
+def judged(value: float, logprob: float, prompt: str = "p", *, role: str = "expert", cut: bool = False) -> Judged:
+    """An answer with a given score and confidence."""
+    answer = StudentAnswer(
+        role=role,
+        text="x",
+        finish_reason="length" if cut else "stop",
+        prompt_tokens=1,
+        completion_tokens=1,
+        mean_logprob=logprob,
+    )
+    return Judged(sample(role=role, prompt=prompt), answer, value, exact=value == 1)
+
+
+def many(value: float, logprob: float, count: int, name: str = "p") -> list[Judged]:
+    """Equal answers to different prompts."""
+    return [judged(value, logprob, f"{name}{number}") for number in range(count)]
+
+
+def decide(rows: list[Judged], **evidence: object) -> Verdict:
+    """The verdict on answers that were as good before training."""
+    return verdict(case(), Evidence(rows, rows, **evidence), NOW)
+
+
+def case(**changes: object) -> Case:
+    """A case with a margin of 0.1, some of its values changed."""
+    values = {
+        "student": "s",
+        "base": "b",
+        "teacher_model": "t",
+        "margin": 0.1,
+        "paid_usd": Decimal("0.10"),
+        "teacher_usd_per_request": Decimal("0.03"),
+    }
+    return Case(**{**values, **changes})
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
+def test_interval_holds_the_mean(values: list[float]) -> None:
+    """The bootstrap interval lies in 0..1, and its ends are in order around the range of the answers."""
+    found = score([judged(value, -1) for value in values])
+    assert min(values) - 1e-9 <= found.low <= found.high <= max(values) + 1e-9
+    assert found.n == len(values)
+
+
+@given(st.integers(1, 500), st.data())
+def test_wilson_bound_is_below_the_share(total: int, data: st.DataObject) -> None:
+    """The lower bound never exceeds the share that was seen, and grows with it."""
+    good = data.draw(st.integers(0, total))
+    assert 0 <= wilson_low(good, total, 0.01) <= good / total + 1e-12
+    if good:
+        assert wilson_low(good - 1, total, 0.01) <= wilson_low(good, total, 0.01)
+
+
+def test_answers_to_one_prompt_are_drawn_together() -> None:
+    """Ten copies of the answers to each of four prompts are no more evidence than one: the interval stays as wide."""
+    values = [1.0, 1.0, 0.0, 1.0]
+    prompts = ["a", "b", "c", "d"]
+    assert interval(values * 10, prompts * 10) == interval(values, prompts)
+
+
+def test_router_leaves_the_uncertain_to_the_teacher() -> None:
+    """Where only the unsure answers are wrong, the threshold lies above them and the bound keeps the promise."""
+    rows = [judged(1.0, -0.1 - i / 1000, f"a{i}") for i in range(150)]
+    rows += [judged(0.0, -5.0 - i, f"b{i}") for i in range(30)]
+    rule = router_rule(rows, 0.1, Decimal("0.001"))
+    assert rule.threshold is not None
+    assert -5.0 < rule.threshold < -0.1
+    assert rule.agreement_low >= 0.9
+    assert 0.5 < rule.coverage < 1
+    chosen = next(point for point in rule.curve if point.threshold == rule.threshold)
+    assert chosen.risk_high == 1 - rule.agreement_low
+    assert abs(chosen.saved_usd_per_1000 - Decimal(str(rule.coverage))) < Decimal("0.001")
+
+
+def test_router_without_evidence_has_no_threshold() -> None:
+    """Ten right answers prove no 90 % agreement, and the rule says so in place of a threshold."""
+    rule = router_rule(many(1.0, -0.1, 10), 0.1)
+    assert rule.threshold is None
+    assert rule.coverage == 0
+    assert "no threshold" in rule.reason
+
+
+def test_equally_sure_answers_are_routed_alike() -> None:
+    """Wrong answers as sure as the right ones count against the threshold, whatever their order."""
+    assert router_rule([*many(1.0, -1.0, 150, "a"), *many(0.0, -1.0, 150, "b")], 0.1).threshold is None
+
+
+def test_roles_of_one_prompt_are_one_case() -> None:
+    """As `infer` takes the surest of the roles' answers, the rule counts prompts, each by its surest answer."""
+    sure, unsure = many(1.0, -0.1, 100), [judged(0.0, -3.0, f"p{i}", role="other") for i in range(100)]
+    rule = router_rule([*unsure, *sure], 0.1)
+    assert rule.threshold == -0.1
+    assert rule.coverage == 1
+    assert rule.reason.startswith("100 of 100")
+
+
+def test_cut_off_answers_never_stand_alone() -> None:
+    """An answer that hit the token limit is sent on, however sure the student is of it."""
+    cut = [judged(1.0, -0.01, f"c{i}", cut=True) for i in range(100)]
+    rule = router_rule([*cut, *many(1.0, -0.5, 100)], 0.1)
+    assert rule.coverage == 0.5
+
+
+def test_verdict_needs_the_interval_not_the_mean() -> None:
+    """A mean above 1 - margin with a wide interval is a no; a sure one is a yes."""
+    assert not decide([*many(1.0, -1, 10), judged(0.0, -1, "wrong")]).can_replace
+    assert decide(many(1.0, -1, 60)).can_replace
+
+
+def test_the_teacher_is_the_ceiling() -> None:
+    """Where the teacher agrees with itself by 0.6 only, a student at 0.55 is as good within a margin of 0.1."""
+    rows = many(0.55, -1, 60)
+    assert not decide(rows).can_replace
+    assert decide(rows, ceiling=Ceiling(n=50, score=0.6, low=0.5, high=0.7, source="asked once more")).can_replace
+
+
+def test_a_judge_decides_before_the_wording() -> None:
+    """Answers in other words that the judge finds equal replace the teacher's; those it finds worse do not."""
+    rows = many(0.2, -1, 60)
+    duel = Duel(n=60, wins=0, ties=60, losses=0, score=0.5, low=0.5, high=0.5, cost_usd=Decimal(0))
+    assert decide(rows, duel=duel).can_replace
+    assert not decide(rows, duel=duel.model_copy(update={"low": 0.3})).can_replace
+
+
+def test_each_role_has_its_own_verdict() -> None:
+    """A role whose answers are wrong cannot be replaced, though another can."""
+    wrong = [judged(0.0, -1, f"w{i}", role="poet") for i in range(60)]
+    assert decide([*many(1.0, -1, 60), *wrong]).replaces_by_role == {"expert": True, "poet": False}
+
+
+def test_own_agreement_needs_several_samples() -> None:
+    """Two equal answers of the teacher to one prompt agree fully; a dataset with one answer each knows no ceiling."""
+    assert own_agreement([sample(prompt="a"), sample(prompt="b")]) is None
+    found = own_agreement([sample(prompt="a"), sample(prompt="a", number=1), sample(prompt="b")])
+    assert found is not None
+    assert (found.n, found.score) == (1, 1.0)
+
+
+def test_break_even_is_rounded_up() -> None:
+    """10 cents at 3 cents a request are back after 4 requests; where half is answered, after 7; a free teacher never."""
+    assert break_even(case(requests_a_day=8), 1.0) == (4, 0.5)
+    assert break_even(case(), 0.5)[0] == 7
+    assert break_even(case(), 0.0) == (None, None)
+    free = case(paid_usd=Decimal(0), teacher_usd_per_request=Decimal(0))
+    assert break_even(free, 1.0) == (None, None)
+
+
+def test_old_verdicts_are_read() -> None:
+    """A verdict.json written before the newer fields existed is still one."""
+    newer = {"replaces_by_role", "ceiling", "duel", "near_duplicates", "coverage_paid", "requests_a_day"}
+    old = decide(many(1.0, -1, 60)).model_dump(mode="json", exclude=newer | {"break_even_days"})
+    assert Verdict.model_validate(old).can_replace
+
+
+def test_held_out_questions_are_asked_without_the_answer() -> None:
+    """The student sees the chat up to the question; the teacher's answer is only compared with."""
+    student = ScriptedStudent(lambda query: query.messages[-1].content, roles=("expert",))
+    found = answers(student, [sample("q1", "q1"), sample("q2", "other")], 9)
+    assert [item.exact for item in found] == [True, False]
+    assert all(query.messages[-1].role == "user" for query in student.asked)
