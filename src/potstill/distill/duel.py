@@ -13,13 +13,14 @@ from typing import Any
 from potstill.config import Config, Secrets
 from potstill.distill.asking import Judged
 from potstill.distill.metrics import agreement
-from potstill.distill.stats import interval
+from potstill.distill.stats import ceiling, interval
 from potstill.errors import BudgetError, QuotaError, TeacherError
 from potstill.pricing.book import PriceBook, load_prices
 from potstill.prompts import fill, load_template
 from potstill.records import Ceiling, Duel, Message
 from potstill.teacher.calls import Answer, Asks, TeacherRequest, build_request
-from potstill.teacher.paid import open_teacher, worst_input_tokens
+from potstill.teacher.opening import open_teacher
+from potstill.teacher.paid import worst_input_tokens
 from potstill.workspace import Workspace
 
 VERDICT_TOKENS = 64
@@ -193,14 +194,6 @@ async def _resampled(purse: Purse, config: Config, items: Sequence[Judged]) -> C
     return ceiling(
         [(item.sample.prompt_id, agreement(text, item.reference).score) for item, text in pairs], "asked once more"
     )
-
-
-def ceiling(scores: Sequence[tuple[str, float]], source: str) -> Ceiling | None:
-    """The teacher's agreement with itself from (prompt, score); None where there is none."""
-    if not scores:
-        return None
-    found = interval([score for _, score in scores], [prompt for prompt, _ in scores])
-    return Ceiling(n=len(scores), score=found.mean, low=found.low, high=found.high, source=source)
 
 
 def _spread(items: Sequence[Judged], count: int) -> list[Judged]:

@@ -11,10 +11,9 @@ from itertools import combinations
 from math import ceil
 
 from potstill.distill.asking import Judged
-from potstill.distill.duel import ceiling
 from potstill.distill.metrics import METRIC, agreement
 from potstill.distill.router import router_rule
-from potstill.distill.stats import interval
+from potstill.distill.stats import ceiling, interval
 from potstill.records import Ceiling, Duel, Sample, Score, Verdict
 
 HALF = 0.5

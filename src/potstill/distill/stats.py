@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
+from potstill.records import Ceiling
+
 RESAMPLES = 2000
 
 
@@ -46,3 +48,11 @@ def wilson_low(good: int, total: int, level: float) -> float:
     centre = share + z * z / (2 * total)
     spread = z * ((share * (1 - share) + z * z / (4 * total)) / total) ** 0.5
     return max(0.0, float((centre - spread) / (1 + z * z / total)))
+
+
+def ceiling(scores: Sequence[tuple[str, float]], source: str) -> Ceiling | None:
+    """The teacher's agreement with itself from (prompt, score); None where there is none."""
+    if not scores:
+        return None
+    found = interval([score for _, score in scores], [prompt for prompt, _ in scores])
+    return Ceiling(n=len(scores), score=found.mean, low=found.low, high=found.high, source=source)
