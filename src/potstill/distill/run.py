@@ -19,6 +19,7 @@ from potstill.distill.judge import Case, Evidence, own_agreement, verdict
 from potstill.distill.progress import Follow
 from potstill.distill.report import page, plot_loss
 from potstill.distill.train import Job, train
+from potstill.errors import KeyRefusedError
 from potstill.records import Sample, Verdict, content_id, text_sha
 from potstill.student.base import base_sha, load_base, load_tokenizer
 from potstill.student.local import LocalStudent, Persona, load_student
@@ -78,10 +79,15 @@ def distill(
     """
     files = workspace.student(config.distill.name)
     prepared = prepare(config, workspace)
-    if files.verdict.is_file() and files.manifest.is_file() and read_manifest(files).plan_id == prepared.plan_id:
-        return Distilled(
-            read_manifest(files), Verdict.model_validate_json(files.verdict.read_text("utf-8")), fresh=False
-        )
+    trained = files.manifest.is_file() and read_manifest(files).plan_id == prepared.plan_id
+    judging = config.distill.judge.max_usd is not None
+    if trained and files.verdict.is_file():
+        known = Verdict.model_validate_json(files.verdict.read_text("utf-8"))
+        if known.duel is not None or not judging:
+            return Distilled(read_manifest(files), known, fresh=False)
+    if judging and (secrets is None or secrets.teacher_key is None):
+        message = "distill.judge.max_usd is set, but there is no API key: set GEMINI_API_KEY in the environment"
+        raise KeyRefusedError(message)
     data, limit = prepared.data, config.distill.max_new_tokens
     say(
         f"{len(prepared.train.rows)} samples, {prepared.train.supervised} of {prepared.train.tokens} tokens are learned"
@@ -91,10 +97,7 @@ def distill(
     before = answers(base, data.held_out, limit)
     costs = likelihood(base, data.held_out, config.distill.max_length)
     del base  # its memory is needed for training
-    started = time.monotonic()
-    log = _train_all(config, files, prepared, follow)
-    manifest = _manifest(config, prepared, time.monotonic() - started)
-    write_atomic(files.manifest, manifest.model_dump_json(indent=2) + "\n")
+    manifest = read_manifest(files) if trained else _train(config, files, prepared, follow)
     say("the student answers the same questions, after training")
     student = load_student(files, config.student)
     after = answers(student, data.held_out, limit)
@@ -109,9 +112,19 @@ def distill(
     )
     evidence = _judged(config, workspace, secrets, evidence, say)
     found = verdict(_case(config, data), evidence, datetime.now(UTC))
-    _write(files, manifest, found, evidence, log)
+    _write(files, manifest, found, evidence)
     shutil.rmtree(files.checkpoints, ignore_errors=True)
     return Distilled(manifest, found, fresh=True)
+
+
+def _train(config: Config, files: StudentFiles, prepared: Prepared, follow: Follow) -> StudentManifest:
+    """Train, and mark the adapters as finished by the manifest; a run that is cut off later need not train again."""
+    started = time.monotonic()
+    log = _train_all(config, files, prepared, follow)
+    plot_loss(log, files.loss_plot)
+    manifest = _manifest(config, prepared, time.monotonic() - started)
+    write_atomic(files.manifest, manifest.model_dump_json(indent=2) + "\n")
+    return manifest
 
 
 def _judged(config: Config, workspace: Workspace, secrets: Secrets | None, evidence: Evidence, say: Say) -> Evidence:
@@ -195,11 +208,8 @@ def _case(config: Config, data: Data) -> Case:
     )
 
 
-def _write(
-    files: StudentFiles, manifest: StudentManifest, found: Verdict, evidence: Evidence, log: list[dict[str, float]]
-) -> None:
+def _write(files: StudentFiles, manifest: StudentManifest, found: Verdict, evidence: Evidence) -> None:
     """Write what a reader sees; the verdict last, because it marks the student as finished."""
-    plot_loss(log, files.loss_plot)
     write_atomic(files.card, card(manifest, found))
     write_atomic(files.report, page(found, evidence, files.loss_plot))
     write_atomic(files.verdict, found.model_dump_json(indent=2) + "\n")
