@@ -90,6 +90,23 @@ class FilterConfig(Section):
     max_repetition: float = Field(
         0.5, gt=0, le=1, description="Reject an answer of which a larger share is one repeated stretch (a loop)."
     )
+    languages: tuple[Literal["en", "zh-TW", "zh-CN"], ...] = Field(
+        (), description="Languages that answers may be in, told apart by their characters; empty: any."
+    )
+    refusals: bool = Field(True, description="Reject answers that begin by refusing, in English or Chinese.")
+    leaks: bool = Field(True, description="Reject answers that say their system prompt back, or talk about it.")
+    near_duplicates: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Reject an answer this alike (0..1) to one kept for the same prompt and role; null: off.",
+    )
+    near_duplicate_prompts: float | None = Field(
+        None, gt=0, le=1, description="Reject answers to a prompt this alike (0..1) to an earlier one; null: off."
+    )
+    keep_best: int | None = Field(
+        None, ge=1, description="Answers kept for each prompt and role: the judge's best, else the first. null: all."
+    )
 
 
 class SplitConfig(Section):
@@ -98,6 +115,15 @@ class SplitConfig(Section):
     validation: float = Field(0.1, ge=0, lt=1, description="Share of prompts held out for validation.")
     test: float = Field(0.1, ge=0, lt=1, description="Share of prompts held out for the verdict.")
     seed: int = Field(0, description="Another seed deals the prompts differently.")
+    near_duplicates: float | None = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="Prompts this alike (0..1) share a split, so that none leaks; null: each by itself.",
+    )
+    largest_group: int = Field(
+        20, ge=1, description="Most prompts that share a split for being alike; more of them are made by a template."
+    )
 
     @model_validator(mode="after")
     def _leaves_something_to_train_on(self) -> SplitConfig:

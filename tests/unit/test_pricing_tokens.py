@@ -10,10 +10,10 @@ from potstill.pricing.tokens import estimate_tokens
 
 COUNTED = [
     ("How much memory does a language model need on a graphics card?", 13),
-    ("一張顯示卡要多少記憶體才能微調一個語言模型？", 14),  # noqa: RUF001  (Chinese punctuation)
+    ("一張顯示卡要多少記憶體才能微調一個語言模型？", 14),
     ('{"id": "gemini-3.5-flash-lite", "input": 0.30, "output": 2.50, "as_of": "2026-10-14"}', 50),
     ("def price(self, model: str, service: str, on: date) -> Price:\n    return self.rows[model]\n", 30),
-    ("LoRA adapters 只訓練低秩矩陣，因此記憶體只需要全參數微調的一小部分。", 22),  # noqa: RUF001
+    ("LoRA adapters 只訓練低秩矩陣，因此記憶體只需要全參數微調的一小部分。", 22),
 ]
 """Texts, and how many tokens the vocabulary of Gemma 3 makes of them (counted once with its tokenizer)."""
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from decimal import Decimal
+from itertools import chain
 from typing import Any, Literal
 
 from potstill import __version__
-from potstill.config import SplitConfig
+from potstill.config import Config, SplitConfig
+from potstill.generate.card import card
+from potstill.generate.figures import Figures, Tally
+from potstill.generate.groups import Copies, Groups
 from potstill.generate.plan import Cell, Plan
-from potstill.generate.sift import Kept, Sieve
+from potstill.generate.sift import Gauge, Kept, sift
 from potstill.prompts import Role
 from potstill.records import Message, Record, Rejected, Sample, Usage, content_id, text_sha
 from potstill.teacher.calls import Answer
@@ -21,6 +24,8 @@ from potstill.workspace import LineFile, Workspace, write_atomic
 
 SPLITS = ("train", "validation", "test")
 Split = Literal["train", "validation", "test"]
+Keyed = tuple[str, str]
+"""A prompt's id and its text."""
 
 
 class RoleNote(Record):
@@ -33,7 +38,10 @@ class RoleNote(Record):
 
 
 class DatasetManifest(Record):
-    """`dataset/manifest.json`: what the dataset was made from, and what it came to."""
+    """`dataset/manifest.json`: what the dataset was made from, and what it came to.
+
+    `alike_prompts`: how many groups of near-duplicate prompts there are of each size; each group is in one split.
+    """
 
     schema_version: Literal[1] = 1
     potstill: str
@@ -47,25 +55,10 @@ class DatasetManifest(Record):
     missing: int
     cost_usd: str
     usage: Usage
+    figures: Figures = Figures()
+    alike_prompts: Mapping[str, int] = {}
     sha256: Mapping[str, str]
     config: Mapping[str, Any]
-
-
-@dataclass
-class Tally:
-    """What has gone into a dataset, summed up as it is written."""
-
-    samples: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(SPLITS, 0)))
-    rejected: Counter[str] = field(default_factory=Counter)
-    models: set[str] = field(default_factory=set)
-    usage: Usage = field(default_factory=Usage)
-    cost_usd: Decimal = Decimal(0)
-
-    def add(self, sample: Sample) -> None:
-        """Count a sample that was paid for, kept or not."""
-        self.models.add(sample.model)
-        self.usage += sample.usage
-        self.cost_usd += sample.cost_usd
 
 
 def split_of(prompt_id: str, splits: SplitConfig) -> Split:
@@ -94,86 +87,100 @@ def sample_of(cell: Cell, answer: Answer, created_at: datetime) -> Sample:
     )
 
 
-def write_dataset(workspace: Workspace, plan: Plan, samples: Iterable[Sample]) -> DatasetManifest:
+class Prompts:
+    """What is known of the prompts before the first sample is dealt: which are alike, and which copy an earlier one."""
+
+    def __init__(self, config: Config, prompts: Iterable[Keyed]) -> None:
+        splits, filters = config.generate.splits, config.generate.filters
+        self._splits = splits
+        self._groups = Groups(splits.near_duplicates, splits.largest_group) if splits.near_duplicates else None
+        self._copies = Copies(filters.near_duplicate_prompts) if filters.near_duplicate_prompts else None
+        for key, text in prompts if self._groups or self._copies else ():
+            if self._groups is not None:
+                self._groups.add(key, text)
+            if self._copies is not None:
+                self._copies.add(key, text)
+
+    def split_of(self, prompt_id: str) -> Split:
+        """The split of a prompt: that of the earliest prompt in its group."""
+        return split_of(self._groups.leader(prompt_id) if self._groups else prompt_id, self._splits)
+
+    @property
+    def original(self) -> Callable[[str], str | None] | None:
+        """Which prompt an id's prompt copies; None where copies are let through."""
+        return self._copies.original if self._copies else None
+
+    def alike(self) -> dict[str, int]:
+        """Groups of more than one prompt, counted by their size."""
+        sizes = self._groups.sizes() if self._groups else {}
+        return {str(size): count for size, count in sorted(sizes.items()) if size > 1}
+
+    def close(self) -> None:
+        """Let go of the temporary files."""
+        for part in (self._groups, self._copies):
+            if part is not None:
+                part.close()
+
+
+@dataclass(frozen=True)
+class Extra:
+    """Samples that stand beside the plan's, to be gone through twice; `prompts` of theirs come after the plan's."""
+
+    samples: tuple[Sample, ...] = ()
+
+    def prompts(self) -> Iterator[Keyed]:
+        """Ids and texts of the questions."""
+        for sample in self.samples:
+            yield sample.prompt_id, next(turn.content for turn in sample.messages if turn.role == "user")
+
+
+def write_dataset(
+    workspace: Workspace,
+    plan: Plan,
+    samples: Iterable[Sample],
+    gauge: Gauge | None = None,
+    extra: Extra = Extra(),
+) -> DatasetManifest:
     """Sift the samples, in the plan's order and one at a time, deal them to the splits, and write the dataset folder.
 
-    Each file is put in its place whole or not at all, the manifest last; no sample is held in memory.
+    `gauge` is what they are measured by, the config's filters alone by default. Each file is put in its place whole or
+    not at all, the manifest last; no sample is held in memory.
     """
-    files = {name: LineFile(workspace.split(name)) for name in SPLITS} | {"rejected": LineFile(workspace.rejected)}
-    try:
-        tally = _write_lines(files, plan, samples)
-        manifest = _manifest(plan, tally, {f"{name}.jsonl": file.sha256 for name, file in files.items()})
+    with ExitStack() as stack:
+        prompts = stack.enter_context(closing(Prompts(plan.config, _all_prompts(plan, extra))))
+        files = {name: LineFile(workspace.split(name)) for name in SPLITS} | {"rejected": LineFile(workspace.rejected)}
+        for file in files.values():
+            stack.callback(file.discard)
+        whole = replace(gauge or Gauge(plan.config.generate.filters), alike_prompt=prompts.original)
+        tally = _write_lines(files, prompts, chain(samples, extra.samples), whole)
+        manifest = _manifest(plan, tally, prompts, {f"{name}.jsonl": file.sha256 for name, file in files.items()})
         for file in files.values():
             file.publish()
-    finally:
-        for file in files.values():
-            file.discard()
     write_atomic(workspace.dataset_card, card(manifest))
     write_atomic(workspace.dataset_manifest, manifest.model_dump_json(indent=2) + "\n")
     return manifest
 
 
-def _write_lines(files: Mapping[str, LineFile], plan: Plan, samples: Iterable[Sample]) -> Tally:
-    generate = plan.config.generate
-    sieve, tally = Sieve(generate.filters), Tally()
-    for sample in samples:
-        tally.add(sample)
-        verdict = sieve.judge(sample)
+def _all_prompts(plan: Plan, extra: Extra) -> Iterator[Keyed]:
+    return chain(((prompt.id, prompt.text) for prompt in plan.prompts), extra.prompts())
+
+
+def _write_lines(files: Mapping[str, LineFile], prompts: Prompts, samples: Iterable[Sample], gauge: Gauge) -> Tally:
+    tally = Tally()
+    for sample, verdict in sift(samples, gauge):
+        tally.paid(sample)
         if isinstance(verdict, Kept):
-            split = split_of(sample.prompt_id, generate.splits)
+            split = prompts.split_of(sample.prompt_id)
             files[split].write(sample.to_line())
-            tally.samples[split] += 1
+            tally.keep(sample, split)
         else:
             row = Rejected(sample=sample, reason=verdict.reason, detail=verdict.detail)
             files["rejected"].write(row.to_line())
-            tally.rejected[verdict.reason] += 1
+            tally.reject(verdict.reason)
     return tally
 
 
-def card(manifest: DatasetManifest) -> str:
-    """The dataset card: a header that `datasets.load_dataset` reads, then what a reader wants to know."""
-    languages = sorted({role.language for role in manifest.roles})
-    header = ["---", "configs:", "- config_name: default", "  data_files:"]
-    for name in SPLITS:
-        if manifest.samples[name]:
-            header += [f"  - split: {name}", f"    path: {name}.jsonl"]
-    header += ["language:", *(f"- {language}" for language in languages), "---", ""]
-    rejected = ", ".join(f"{count} {reason}" for reason, count in manifest.rejected.items()) or "none"
-    body = [
-        "# Dataset made by potstill",
-        "",
-        _summary(manifest),
-        "",
-        "| split | samples |",
-        "|---|---|",
-        *(f"| {name} | {manifest.samples[name]} |" for name in SPLITS),
-        "",
-        f"Sifted out: {rejected} (`rejected.jsonl`, each with its reason). All samples of one prompt are in one split.",
-        "",
-        "Roles: " + ", ".join(f"`{role.name}` ({role.language})" for role in manifest.roles) + ".",
-        "",
-        "The answers come from a hosted model. Its provider's terms hold for what is trained on them.",
-        "",
-        "```python",
-        "from datasets import load_dataset",
-        "",
-        'data = load_dataset("path/to/dataset")',
-        "```",
-        "",
-    ]
-    return "\n".join([*header, *body])
-
-
-def _summary(manifest: DatasetManifest) -> str:
-    models = "`, `".join(manifest.models_answered) or manifest.teacher_model
-    count = sum(manifest.samples.values())
-    return (
-        f"{count} answers of `{models}` to {manifest.prompts} prompts in {len(manifest.roles)} roles."
-        f" It cost ${Decimal(manifest.cost_usd):f}."
-    )
-
-
-def _manifest(plan: Plan, tally: Tally, hashes: Mapping[str, str]) -> DatasetManifest:
+def _manifest(plan: Plan, tally: Tally, prompts: Prompts, hashes: Mapping[str, str]) -> DatasetManifest:
     return DatasetManifest(
         potstill=__version__,
         created_at=datetime.now(UTC),
@@ -181,11 +188,13 @@ def _manifest(plan: Plan, tally: Tally, hashes: Mapping[str, str]) -> DatasetMan
         models_answered=tuple(sorted(tally.models)),
         roles=tuple(_role_note(role) for role in plan.roles),
         prompts=len(plan.prompts),
-        samples=dict(tally.samples),
+        samples={name: tally.splits[name] for name in SPLITS},
         rejected=dict(tally.rejected.most_common()),
-        missing=len(plan) - tally.samples.total() - tally.rejected.total(),
+        missing=len(plan) - tally.splits.total() - tally.rejected.total(),
         cost_usd=format(tally.cost_usd, "f"),
         usage=tally.usage,
+        figures=tally.figures(),
+        alike_prompts=prompts.alike(),
         sha256=hashes,
         config=plan.config.model_dump(mode="json", include={"language", "teacher", "generate"}),
     )

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 from potstill.config import FilterConfig
-from potstill.records import Sample, content_id
+from potstill.generate.languages import fits, language_of
+from potstill.generate.neighbours import similarity
+from potstill.generate.phrases import leak_in, refusal_in
+from potstill.records import Sample
 from potstill.teacher.wire import REFUSED
 
 TRUNCATED = "MAX_TOKENS"
@@ -26,30 +31,95 @@ class Rejection:
     detail: str = ""
 
 
-class Sieve:
-    """The filters of a config. It remembers what it has kept of the current prompt, to find duplicates."""
+@dataclass(frozen=True)
+class Score:
+    """What a judge said of an answer: the share of the rubric that it meets (0..1), and why."""
 
-    def __init__(self, filters: FilterConfig) -> None:
-        self._filters = filters
-        self._prompt: str | None = None
-        self._kept: set[str] = set()
-
-    def judge(self, sample: Sample) -> Kept | Rejection:
-        """Keep or reject the next sample."""
-        verdict = judge_text(sample.messages[-1].content, sample.finish_reason, self._filters)
-        if isinstance(verdict, Rejection) or not self._filters.drop_duplicates:
-            return verdict
-        if sample.prompt_id != self._prompt:
-            self._prompt, self._kept = sample.prompt_id, set()
-        name = content_id([sample.role, sample.prompt_id, sample.messages[-1].content.split()])
-        if name in self._kept:
-            return Rejection("duplicate", "the same answer to the same prompt in the same role")
-        self._kept.add(name)
-        return verdict
+    share: float
+    why: str
 
 
-def judge_text(text: str, finish_reason: str, filters: FilterConfig) -> Kept | Rejection:
-    """Judge one answer by itself."""
+Verdict = Kept | Rejection
+Check = Callable[[str], Rejection | None]
+"""Looks at an answer's text; a Rejection where something is wrong with it."""
+Judged = Callable[[Sample], Score | Rejection]
+"""The judge's word on a sample, or that there is none."""
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """What answers are measured by. `alike_prompt`: the earlier prompt that a prompt's id is near to, if any."""
+
+    filters: FilterConfig
+    form: Check | None = None
+    judged: Judged | None = None
+    min_score: float = 0.0
+    alike_prompt: Callable[[str], str | None] | None = None
+
+
+def sift(samples: Iterable[Sample], gauge: Gauge) -> Iterator[tuple[Sample, Verdict]]:
+    """Each sample with its verdict, in order.
+
+    Samples of one prompt in one role must stand in a row: only these are held together, to find duplicates and the best.
+    """
+    for _, group in groupby(samples, key=lambda sample: (sample.prompt_id, sample.role)):
+        yield from _sift_group(list(group), gauge)
+
+
+def _sift_group(group: list[Sample], gauge: Gauge) -> Iterator[tuple[Sample, Verdict]]:
+    kept: list[Sample] = []
+    verdicts: list[Verdict] = []
+    for sample in group:
+        verdict = judge_sample(sample, gauge)
+        if isinstance(verdict, Kept):
+            verdict = _against(sample, kept, gauge.filters)
+        if isinstance(verdict, Kept):
+            kept.append(sample)
+        verdicts.append(verdict)
+    return zip(group, _by_score(group, verdicts, gauge), strict=True)
+
+
+def judge_sample(sample: Sample, gauge: Gauge) -> Verdict:
+    """Judge one answer by itself: the first check that finds something decides."""
+    for check in (_length, _form, _language, _phrases, _prompt):
+        if (found := check(sample, gauge)) is not None:
+            return found
+    return Kept()
+
+
+def _length(sample: Sample, gauge: Gauge) -> Rejection | None:
+    verdict = judge_text(sample.messages[-1].content, sample.finish_reason, gauge.filters)
+    return verdict if isinstance(verdict, Rejection) else None
+
+
+def _form(sample: Sample, gauge: Gauge) -> Rejection | None:
+    return None if gauge.form is None else gauge.form(sample.messages[-1].content)
+
+
+def _language(sample: Sample, gauge: Gauge) -> Rejection | None:
+    wanted = gauge.filters.languages
+    if not wanted:
+        return None
+    found = language_of(sample.messages[-1].content)
+    return None if any(fits(found, name) for name in wanted) else Rejection("language", f"{found}, not {_or(wanted)}")
+
+
+def _phrases(sample: Sample, gauge: Gauge) -> Rejection | None:
+    text = sample.messages[-1].content
+    if gauge.filters.refusals and (words := refusal_in(text)) is not None:
+        return Rejection("refusal", words)
+    if gauge.filters.leaks and (words := leak_in(text, _system_of(sample))) is not None:
+        return Rejection("leaked instructions", words)
+    return None
+
+
+def _prompt(sample: Sample, gauge: Gauge) -> Rejection | None:
+    earlier = gauge.alike_prompt(sample.prompt_id) if gauge.alike_prompt is not None else None
+    return None if earlier is None else Rejection("near-duplicate prompt", f"like {earlier}")
+
+
+def judge_text(text: str, finish_reason: str, filters: FilterConfig) -> Verdict:
+    """Judge an answer by its end, its length and its repetitions."""
     length = len(text.strip())
     if finish_reason in REFUSED:
         return Rejection("refused", finish_reason)
@@ -77,3 +147,43 @@ def repeated_share(text: str) -> float:
         if run >= 3 * period:
             longest = max(longest, run)
     return longest / len(stripped)
+
+
+def _against(sample: Sample, kept: list[Sample], filters: FilterConfig) -> Verdict:
+    """Compare an answer with those kept of the same prompt in the same role."""
+    text = sample.messages[-1].content
+    for other in kept:
+        before = other.messages[-1].content
+        if filters.drop_duplicates and text.split() == before.split():
+            return Rejection("duplicate", f"the same answer as sample {other.sample}")
+        if filters.near_duplicates is not None and (alike := similarity(text, before)) >= filters.near_duplicates:
+            return Rejection("near-duplicate", f"{alike:.2f} like sample {other.sample}")
+    return Kept()
+
+
+def _by_score(group: list[Sample], verdicts: list[Verdict], gauge: Gauge) -> list[Verdict]:
+    """What the judge says of the answers that are left, and which of these are the best."""
+    shares: dict[int, float] = {}
+    for place, (sample, verdict) in enumerate(zip(group, verdicts, strict=True)):
+        if isinstance(verdict, Rejection):
+            continue
+        score = gauge.judged(sample) if gauge.judged is not None else Score(0.0, "")
+        if isinstance(score, Rejection):
+            verdicts[place] = score
+        elif gauge.judged is not None and score.share < gauge.min_score:
+            verdicts[place] = Rejection("judge", f"{score.share:.2f} of the rubric: {score.why}")
+        else:
+            shares[place] = score.share
+    if gauge.filters.keep_best is not None:
+        ranked = sorted(shares, key=lambda place: (-shares[place], place))
+        for place in ranked[gauge.filters.keep_best :]:
+            verdicts[place] = Rejection("not the best", f"score {shares[place]:.2f}")
+    return verdicts
+
+
+def _system_of(sample: Sample) -> str:
+    return "\n".join(message.content for message in sample.messages if message.role == "system")
+
+
+def _or(names: tuple[str, ...]) -> str:
+    return " or ".join(names)

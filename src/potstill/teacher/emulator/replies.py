@@ -31,7 +31,7 @@ class Asked:
         """The last user turn; of one that names a `Question:` the line after it."""
         turns = [turn for turn in self.body["contents"] if turn.get("role", "user") == "user"]
         text = _text(turns[-1]) if turns else ""
-        for label in ("Question:\n", "問題：\n"):  # noqa: RUF001  (as the Chinese templates have it)
+        for label in ("Question:\n", "問題：\n"):
             if label in text:
                 return text.split(label, 1)[1].split("\n", 1)[0]
         return text

@@ -1,0 +1,96 @@
+"""What a dataset comes to in figures, summed up while it is written: nothing is held per sample."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from potstill.generate.languages import language_of
+from potstill.records import Record, Sample, Usage
+
+
+class Lengths(Record):
+    """Lengths in characters: mean, median, 95th percentile, longest."""
+
+    mean: float
+    median: int
+    p95: int
+    longest: int
+
+
+class Figures(Record):
+    """Counts of the samples that were kept."""
+
+    by_role: Mapping[str, int] = {}
+    languages: Mapping[str, int] = {}
+    prompt_chars: Lengths | None = None
+    answer_chars: Lengths | None = None
+    turns: Mapping[str, int] = {}
+
+
+@dataclass
+class Tally:
+    """Counts samples as they go by. `paid` figures hold the rejected ones too."""
+
+    splits: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    models: set[str] = field(default_factory=set)
+    usage: Usage = field(default_factory=Usage)
+    cost_usd: Decimal = Decimal(0)
+    _roles: Counter[str] = field(default_factory=Counter)
+    _languages: Counter[str] = field(default_factory=Counter)
+    _prompts: Counter[int] = field(default_factory=Counter)
+    _answers: Counter[int] = field(default_factory=Counter)
+    _turns: Counter[str] = field(default_factory=Counter)
+
+    def paid(self, sample: Sample) -> None:
+        """Count a sample that was paid for, kept or not."""
+        self.models.add(sample.model)
+        self.usage += sample.usage
+        self.cost_usd += sample.cost_usd
+
+    def reject(self, reason: str) -> None:
+        """Count a sample that is left out."""
+        self.rejected[reason] += 1
+
+    def keep(self, sample: Sample, split: str) -> None:
+        """Count a sample of a split."""
+        users = [message.content for message in sample.messages if message.role == "user"]
+        answer = sample.messages[-1].content
+        self.splits[split] += 1
+        self._roles[sample.role] += 1
+        self._languages[language_of(answer)] += 1
+        self._prompts[len(users[0])] += 1
+        self._answers[len(answer)] += 1
+        self._turns[str(len(users))] += 1
+
+    def figures(self) -> Figures:
+        """The counts as they stand in the manifest."""
+        return Figures(
+            by_role=dict(sorted(self._roles.items())),
+            languages=dict(self._languages.most_common()),
+            prompt_chars=lengths(self._prompts),
+            answer_chars=lengths(self._answers),
+            turns=dict(sorted(self._turns.items())),
+        )
+
+
+def lengths(counts: Counter[int]) -> Lengths | None:
+    """The distribution of lengths that were counted; None for none."""
+    total = counts.total()
+    if not total:
+        return None
+    mean = sum(length * count for length, count in counts.items()) / total
+    return Lengths(mean=round(mean, 1), median=_quantile(counts, 0.5), p95=_quantile(counts, 0.95), longest=max(counts))
+
+
+def _quantile(counts: Counter[int], share: float) -> int:
+    """The smallest length that at least so large a share does not pass."""
+    wanted, seen = share * counts.total(), 0
+    for length in sorted(counts):
+        seen += counts[length]
+        if seen >= wanted:
+            return length
+    return max(counts)
