@@ -18,7 +18,11 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No key, no redirect and no override of the developer's own shell reaches a test."""
     for name in list(os.environ):
-        if name.startswith("POTSTILL_") or name in {"GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_GEMINI_BASE_URL"}:
+        if name.startswith(("POTSTILL_", "OPENAI_")) or name in {
+            "GEMINI_API_KEY",
+            "GOOGLE_API_KEY",
+            "GOOGLE_GEMINI_BASE_URL",
+        }:
             monkeypatch.delenv(name)
 
 

@@ -23,8 +23,10 @@ from potstill.workspace import NAME_PATTERN, read_text
 
 ENV_PREFIX = "POTSTILL__"
 DEFAULT_FILE = Path("potstill.yaml")
-KEY_VARIABLES = ("GOOGLE_API_KEY", "GEMINI_API_KEY")
-"""Where the teacher's key is looked for, in the SDK's own order."""
+KEY_VARIABLES = {"gemini": ("GOOGLE_API_KEY", "GEMINI_API_KEY"), "openai": ("OPENAI_API_KEY",)}
+"""Where each provider's key is looked for, in its SDK's own order."""
+BASE_URL_VARIABLES = {"gemini": "GOOGLE_GEMINI_BASE_URL", "openai": "OPENAI_BASE_URL"}
+"""Where each provider's SDK looks for another server."""
 
 MIN_SECRET_CHARS = 8
 """Shorter texts are no keys (the emulator takes any), and blanking them would garble every line."""
@@ -41,10 +43,16 @@ class Section(BaseModel):
 class TeacherConfig(Section):
     """The hosted model that is distilled."""
 
-    model: str = Field("gemini-3.5-flash-lite", description="Gemini model name, without the `models/` prefix.")
-    sdk: Literal["google-genai"] = Field("google-genai", description="Client library for the teacher.")
+    provider: Literal["gemini", "openai"] = Field(
+        "gemini", description="Who serves the teacher: Gemini, or any OpenAI-compatible server (vLLM, Ollama, a host)."
+    )
+    model: str = Field("gemini-3.5-flash-lite", description="Model name, without the `models/` prefix.")
+    sdk: Literal["google-genai", "google-generativeai"] = Field(
+        "google-genai", description="Client library for Gemini; google-generativeai is its ended predecessor."
+    )
     base_url: str | None = Field(
-        None, description="Another server in place of Gemini's, e.g. the emulator. Also GOOGLE_GEMINI_BASE_URL."
+        None,
+        description="Another server in place of the provider's own. Also GOOGLE_GEMINI_BASE_URL, OPENAI_BASE_URL.",
     )
     tier: Literal["free", "tier1", "tier2", "tier3"] = Field(
         "tier1", description="Usage tier of the project; `cost` uses it for quotas and prices."
@@ -333,15 +341,19 @@ class Config(Section):
 
 @dataclass(frozen=True)
 class Secrets:
-    """Keys from the environment; never part of the config, never printed."""
+    """Keys from the environment; never part of the config, never printed.
+
+    `unused_keys` belong to other providers, or are outranked: kept only so that they can be blanked too.
+    """
 
     teacher_key: SecretStr | None = None
     teacher_key_variable: str | None = None
     serve_keys: tuple[SecretStr, ...] = ()
+    unused_keys: tuple[SecretStr, ...] = ()
 
     def redact(self, text: str) -> str:
         """Blank every secret in a text that is about to be shown."""
-        for secret in (self.teacher_key, *self.serve_keys):
+        for secret in (self.teacher_key, *self.serve_keys, *self.unused_keys):
             if secret is not None and len(secret.get_secret_value()) >= MIN_SECRET_CHARS:
                 text = text.replace(secret.get_secret_value(), "[redacted]")
         return text
@@ -373,8 +385,12 @@ def resolve(
     for key, value, origin in _sources(file, settings, flags or {}, environ):
         _put(values, key, value, origin)
         origins[key] = origin
+    variable = BASE_URL_VARIABLES.get(str(values.get("teacher", {}).get("provider", "gemini")), "")
+    if _weak(origins.get("teacher.base_url")) and environ.get(variable):
+        _put(values, "teacher.base_url", environ[variable], f"environment {variable}")
+        origins["teacher.base_url"] = f"environment {variable}"
     config = _validated(values, origins)
-    return Resolved(config, _leaf_origins(config, origins), read_secrets(environ))
+    return Resolved(config, _leaf_origins(config, origins), read_secrets(environ, config.teacher.provider))
 
 
 def flatten(section: BaseModel, prefix: str = "") -> dict[str, Any]:
@@ -442,13 +458,16 @@ def _from_file(file: Path | None) -> list[tuple[str, Any, str]]:
 
 def _from_environment(environ: Mapping[str, str]) -> list[tuple[str, Any, str]]:
     found: list[tuple[str, Any, str]] = []
-    if url := environ.get("GOOGLE_GEMINI_BASE_URL"):
-        found.append(("teacher.base_url", url, "environment GOOGLE_GEMINI_BASE_URL"))
     for name in sorted(environ):
         if name.startswith(ENV_PREFIX):
             key = name.removeprefix(ENV_PREFIX).lower().replace("__", ".")
             found.append((key, _yaml(environ[name], name), f"environment {name}"))
     return found
+
+
+def _weak(origin: str | None) -> bool:
+    """Whether a provider's own variable outranks where a value is from: nowhere, or a file."""
+    return origin is None or origin.startswith("file ")
 
 
 def _leaves(data: Mapping[Any, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -507,15 +526,17 @@ def _leaf_origins(config: Config, origins: Mapping[str, str]) -> dict[str, str]:
     return {key: origins.get(key, "default") for key in flatten(config)}
 
 
-def read_secrets(environ: Mapping[str, str] | None = None) -> Secrets:
+def read_secrets(environ: Mapping[str, str] | None = None, provider: str = "gemini") -> Secrets:
     """The keys in the environment: the teacher's (GOOGLE_API_KEY wins, as in the SDK) and the server's own."""
     environ = os.environ if environ is None else environ
-    variable = next((name for name in KEY_VARIABLES if environ.get(name)), None)
+    variable = next((name for name in KEY_VARIABLES[provider] if environ.get(name)), None)
+    unused = [environ.get(name) for names in KEY_VARIABLES.values() for name in names if name != variable]
     serve = [key.strip() for key in environ.get("POTSTILL_SERVE_API_KEYS", "").split(",")]
     return Secrets(
         teacher_key=SecretStr(environ[variable]) if variable else None,
         teacher_key_variable=variable,
         serve_keys=tuple(SecretStr(key) for key in serve if key),
+        unused_keys=tuple(SecretStr(key) for key in unused if key),
     )
 
 

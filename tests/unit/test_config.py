@@ -252,6 +252,23 @@ def test_the_key_is_found_in_the_sdks_order() -> None:
     assert read_secrets({}).teacher_key is None
 
 
+def test_each_provider_has_its_own_key_and_address() -> None:
+    """OPENAI_API_KEY and OPENAI_BASE_URL count for `provider: openai` only, Gemini's for Gemini only; all are blanked."""
+    environ = {
+        "GEMINI_API_KEY": "gemini-key",
+        "OPENAI_API_KEY": "openai-key",
+        "GOOGLE_GEMINI_BASE_URL": "http://gemini",
+        "OPENAI_BASE_URL": "http://openai",
+    }
+    for provider, key, url in (("gemini", "gemini-key", "http://gemini"), ("openai", "openai-key", "http://openai")):
+        found = resolve(settings=[f"teacher.provider={provider}"], environ=environ)
+        assert found.secrets.teacher_key.get_secret_value() == key
+        assert found.config.teacher.base_url == url
+        assert found.secrets.redact("gemini-key openai-key") == "[redacted] [redacted]"
+    given = resolve(settings=["teacher.provider=openai", "teacher.base_url=http://mine"], environ=environ)
+    assert given.config.teacher.base_url == "http://mine"
+
+
 def test_server_keys_are_a_list() -> None:
     """POTSTILL_SERVE_API_KEYS holds several keys, with commas between them; blanks are none."""
     found = read_secrets({"POTSTILL_SERVE_API_KEYS": " first-key, ,second-key,"})

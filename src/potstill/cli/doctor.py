@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from potstill.cli.session import Session, with_session
+from potstill.config import KEY_VARIABLES
 
 if TYPE_CHECKING:
     from potstill.student.machine import Machine
@@ -71,12 +72,13 @@ def _extra(machine: Machine) -> Finding:
 
 def _teacher_findings(session: Session) -> list[Finding]:
     teacher, secrets = session.config.teacher, session.secrets
-    where = teacher.base_url or "Gemini"
+    where = teacher.base_url or {"gemini": "Gemini", "openai": "OpenAI"}[teacher.provider]
     found = [Finding("ok", "teacher", f"{teacher.model} at {where}, {teacher.rpm or 'no limit of'} requests a minute")]
     if secrets.teacher_key_variable:
         found.append(Finding("ok", "key", f"taken from {secrets.teacher_key_variable}"))
     else:
-        found.append(Finding("note", "key", "none", "export GEMINI_API_KEY=... ; estimates and the student need none"))
+        name = KEY_VARIABLES[teacher.provider][-1]
+        found.append(Finding("note", "key", "none", f"export {name}=... ; estimates and the student need none"))
     folder = Path(session.config.student.base)
     if folder.is_dir():
         found.append(Finding("ok", "student base", f"folder {folder}"))

@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 from potstill.config import Config, Secrets
-from potstill.errors import ConfigError, InputError, KeyRefusedError, TeacherError
+from potstill.errors import ConfigError, InputError, TeacherError
 from potstill.ledger import Ledger
 from potstill.pricing.book import load_prices
 from potstill.teacher.calls import Answer, TeacherRequest
+from potstill.teacher.connect import check_teacher, connect
 from potstill.teacher.paid import Accounts, PaidTeacher, stored_answer
-from potstill.teacher.transport import GeminiTransport
 from potstill.workspace import Workspace
 
 
@@ -52,15 +52,12 @@ async def open_teacher(
     if config.teacher.service == "batch":
         message = "teacher.service: batch answers within a day; only `generate` can wait for it"
         raise ConfigError(message, hint="use standard, or flex at the same price")
-    if secrets.teacher_key is None:
-        message = "no API key: set GEMINI_API_KEY (or GOOGLE_API_KEY) in the environment"
-        hint = "an emulator (`potstill emulator`) takes any text as a key"
-        raise KeyRefusedError(message, hint=hint)
+    check_teacher(config.teacher, secrets)
     workspace.create()
     book = load_prices(config.prices)
     book.price(config.teacher.model, config.teacher.service, datetime.now(UTC).date())  # refuse before anything is sent
     with Ledger.open(workspace.ledger, config.budget.max_usd) as ledger:
-        transport = GeminiTransport(config.teacher, secrets.teacher_key)
+        transport = connect(config.teacher, secrets)
         try:
             yield PaidTeacher(config.teacher, Accounts(ledger, book, command), transport, max_requests=max_requests)
         finally:

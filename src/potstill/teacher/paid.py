@@ -158,7 +158,7 @@ class PaidTeacher:
 
 def scope(teacher: TeacherConfig) -> str:
     """Under which name processes share limits: the server, the model and the tier that the limits belong to."""
-    return f"pace:{teacher.base_url or 'gemini'}|{teacher.model}|{teacher.tier}"
+    return f"pace:{teacher.base_url or teacher.provider}|{teacher.model}|{teacher.tier}"
 
 
 def limits(teacher: TeacherConfig) -> Limits:

@@ -136,7 +136,7 @@ def _client_error(status: int, error: dict[str, Any]) -> GiveUp | Stop:
     text = str(error.get("message") or f"http {status}")
     reasons = {detail.get("reason") for detail in _details(error, "ErrorInfo")}
     if status in (401, 403) or "API_KEY_INVALID" in reasons or "API key not valid" in text:
-        hint = "check GOOGLE_API_KEY / GEMINI_API_KEY; GOOGLE_API_KEY wins where both are set"
+        hint = "check the key: GOOGLE_API_KEY, else GEMINI_API_KEY; OPENAI_API_KEY with teacher.provider: openai"
         return Stop("key refused", KeyRefusedError(f"the teacher refused the key: {text}", hint=hint))
     if status == HTTPStatus.NOT_FOUND:
         return Stop(

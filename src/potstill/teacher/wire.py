@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 from potstill.records import Record, Usage
+from potstill.teacher.chat import as_gemini, is_chat
 
 REFUSED = frozenset(
     {"SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "PROMPT_BLOCKED", "IMAGE_SAFETY"}
@@ -32,11 +33,13 @@ class Reply(Record):
 
 
 def parse_reply(raw: str) -> Reply | None:
-    """Read a reply's body; None where it is not a whole generateContent response (cut off, foreign)."""
+    """Read a reply's body; None where it is not a whole generateContent response or chat completion."""
     try:
         body = json.loads(raw)
     except (json.JSONDecodeError, RecursionError):
         return None
+    if isinstance(body, dict) and is_chat(body):
+        body = as_gemini(body)
     if not isinstance(body, dict) or not ({"candidates", "promptFeedback"} & set(body)):
         return None
     candidate = _object(next(iter(_array(body.get("candidates"))), None))

@@ -28,6 +28,7 @@ FILLERS = (
 THOUGHT = "Looking at what is asked and what is known about it."
 LOOPED_TOKENS = 2_000
 """Where a repetition without a limit of its own ends."""
+TYPES = ("type_unspecified", "string", "number", "integer", "boolean", "array", "object")
 LEVELS = {"minimal": 0.0, "low": 0.5, "medium": 1.0, "high": 2.0}
 """Thinking at a `thinkingLevel`, as a share of the median."""
 
@@ -126,7 +127,7 @@ def instance(schema: dict[str, Any], text: str, known: tuple[str, ...], prompt: 
     Strings say the answer, a boolean whether the prompt holds one of the known answers, an integer which numbered line
     of the prompt does.
     """
-    kind = str(schema.get("type", "object")).lower()
+    kind = _kind(schema.get("type", "object"))
     if "enum" in schema:
         return schema["enum"][0]
     if kind == "object":
@@ -138,6 +139,13 @@ def instance(schema: dict[str, Any], text: str, known: tuple[str, ...], prompt: 
     if kind in ("integer", "number"):
         return _numbered(known, prompt, int(schema.get("minimum", 0)))
     return text
+
+
+def _kind(given: Any) -> str:
+    """A schema's type: by name, by number as the protocol has it, or the first of several that is not null."""
+    if isinstance(given, list):
+        given = next((name for name in given if name != "null"), "string")
+    return TYPES[given] if isinstance(given, int) and 0 < given < len(TYPES) else str(given).lower()
 
 
 def _without_text(asked: Asked, fault: str, thinking: int) -> Answered:

@@ -10,13 +10,18 @@ from potstill.teacher.emulator.faq import features
 from potstill.teacher.emulator.refusals import Refusal, bad_request
 
 CHAT = (
-    "gemini-3.5-flash-lite",
-    "gemini-3.5-flash",
+    "gemini-4-argon",
     "gemini-3.8-flash",
+    "gemini-3.7-flash",
+    "gemini-3.6-flash",
+    "gemini-3.5-flash",
+    "gemini-3.5-flash-lite",
     "gemini-3.1-pro-preview",
+    "gemini-3.1-flash-lite",
+    "gemini-3-flash-preview",
+    "gemini-2.5-pro",
     "gemini-2.5-flash",
     "gemini-2.5-flash-lite",
-    "gemini-2.5-pro",
 )
 EMBEDDING = ("gemini-embedding-001", "gemini-embedding-2")
 DIMENSIONS = 768

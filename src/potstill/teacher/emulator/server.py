@@ -15,6 +15,7 @@ from potstill.teacher.emulator import models
 from potstill.teacher.emulator.answering import Answered, Answerer
 from potstill.teacher.emulator.batches import Batches
 from potstill.teacher.emulator.billing import Billing
+from potstill.teacher.emulator.chat import Shape, chat_asked, chat_completion, plain
 from potstill.teacher.emulator.checks import camel, camel_keys, refused_body, refused_deadline
 from potstill.teacher.emulator.faults import HTTP, QUOTA, Faults
 from potstill.teacher.emulator.files import Files
@@ -72,6 +73,7 @@ class Emulator:
             app.router.add_post(f"/{version}/models/{{model}}:{{method}}", self._call)
             app.router.add_get(f"/{version}/models", self._models)
             app.router.add_get(f"/{version}/models/{{model}}", self._model)
+        app.router.add_post("/v1beta/openai/chat/completions", self._chat)
         self._files.route(app)
         self._batches.route(app)
         app.cleanup_ctx.append(self._open)
@@ -85,7 +87,8 @@ class Emulator:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Check the key and the deadline before anything is read."""
-        key = request.headers.get("x-goog-api-key") or request.query.get("key")
+        bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        key = request.headers.get("x-goog-api-key") or request.query.get("key") or bearer
         if not self._files.knows_upload(request):
             if not key:
                 return refuse(no_key())
@@ -128,7 +131,19 @@ class Emulator:
         check(refused_body(model, body))
         return await self._generate(request, Asked(model, body), method)
 
-    async def _generate(self, request: web.Request, asked: Asked, method: str) -> web.StreamResponse:
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        """The OpenAI-compatible endpoint; its errors come in a list."""
+        try:
+            asked = chat_asked(await _body(request))
+            known = asked.model in models.CHAT
+            check(refused_body(asked.model, asked.body) if known else unknown_model(asked.model, "v1main", "chat"))
+            return await self._generate(request, asked, "chat.completions", chat_completion)
+        except RefusedError as error:
+            return web.json_response([error.refusal.body], status=error.refusal.status)
+
+    async def _generate(
+        self, request: web.Request, asked: Asked, method: str, shape: Shape = plain
+    ) -> web.StreamResponse:
         quota = self._quotas.admit(asked.model, time.time(), asked.input_tokens)
         if quota is not None:
             self._refuse(asked, method, over_quota(asked.model, quota), "quota")
@@ -145,22 +160,25 @@ class Emulator:
             self._refuse(asked, method, of_fault(fault), fault)
         if method == "streamGenerateContent":
             return await self._stream(request, asked, fault)
-        return await self._send(request, asked, fault)
+        return await self._send(request, asked, fault, method, shape)
 
-    async def _send(self, request: web.Request, asked: Asked, fault: str | None) -> web.StreamResponse:
+    async def _send(
+        self, request: web.Request, asked: Asked, fault: str | None, method: str, shape: Shape
+    ) -> web.StreamResponse:
         """Bill an answer and send it, whole or broken: what breaks here was billed before."""
         answered = self._answerer.answer(asked, fault)
-        self._billing.bill(asked, "generateContent", answered, fault=fault)
+        self._billing.bill(asked, method, answered, fault=fault)
+        body = shape(answered)
         match fault:
             case "reset":
                 return abort(request)
             case "disconnect":
                 return hang_up(request)
             case "truncated":
-                return await cut_off(request, json.dumps(answered.body))
+                return await cut_off(request, json.dumps(body))
             case "slow":
-                return await trickle(request, json.dumps(answered.body), self.settings.stall_s)
-        return web.json_response(answered.body, headers={"x-gemini-service-tier": asked.service})
+                return await trickle(request, json.dumps(body), self.settings.stall_s)
+        return web.json_response(body, headers={"x-gemini-service-tier": asked.service})
 
     async def _stream(self, request: web.Request, asked: Asked, fault: str | None) -> web.StreamResponse:
         """Bill an answer and stream it; a stream that breaks is billed for what was sent."""
