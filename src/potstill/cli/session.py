@@ -33,6 +33,8 @@ class Session:
     quiet: bool = False
     verbose: bool = False
     dry_run: bool = False
+    settings: tuple[str, ...] = ()
+    """The `--set` texts, for a command that reads further configs."""
 
     @property
     def config(self) -> Config:
@@ -156,6 +158,7 @@ def _session(command: str, given: Mapping[str, Any], keys: Mapping[str, str]) ->
         quiet=given["quiet"],
         verbose=given["verbose"],
         dry_run=given["dry_run"],
+        settings=tuple(given["settings"] or ()),
     )
 
 

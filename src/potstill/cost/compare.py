@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 
 from potstill.cost.report import Savings
@@ -57,7 +57,6 @@ def compare(specs: Sequence[ScenarioSpec], pricing: Pricing, load: Load) -> Comp
     paid_spec = ScenarioSpec(name="gemini paid", tier=tier if tier != "free" else "tier1")
     paid = Scenario("gemini paid", teacher=teacher_of(paid_spec, pricing))
     scenarios = tuple(scenario_of(spec, pricing) for spec in specs)
-    scenarios = tuple(paid if scenario == replace(paid, name=scenario.name) else scenario for scenario in scenarios)
     subject = next((found for found in scenarios if found.machine and found.teacher), scenarios[-1])
     return Comparison(
         schemes=tuple(evaluate(scenario, load.queries, paid, load.days) for scenario in scenarios),

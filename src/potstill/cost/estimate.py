@@ -129,7 +129,7 @@ def rates_of(config: Config, book: PriceBook, latency_s: float | None) -> tuple[
         rpm=teacher.rpm or (known.rpm if known else None),
         tpm=teacher.tpm or (known.tpm_input if known else None),
         rpd=teacher.rpd or (known.rpd if known else None),
-        usd_per_10_min=tier.usd_per_10_min if tier else None,
+        usd_per_10_min=teacher.usd_per_10min or (tier.usd_per_10_min if tier else None),
         monthly_cap_usd=tier.monthly_cap_usd if tier else None,
         enqueued_tokens=book.enqueued_tokens(teacher.model, teacher.tier),
         concurrency=teacher.max_concurrency if latency_s is not None else None,

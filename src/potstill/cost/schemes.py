@@ -7,7 +7,7 @@ student where there is one, and a share of those goes on to Gemini: an attempt t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 DAYS = 30
@@ -147,7 +147,9 @@ def evaluate(scenario: Scenario, queries_a_day: int, paid: Scenario, horizon_day
 
 def cheaper_from(scenario: Scenario, paid: Scenario, horizon_days: int) -> int | None:
     """The fewest queries a day at which a month is cheaper than `paid`, initial investment spread over the horizon."""
-    if scenario == paid or (scenario.machine is None and scenario.teacher is not None and not scenario.teacher.usd):
+    if replace(scenario, name=paid.name) == paid or (
+        scenario.machine is None and scenario.teacher is not None and not scenario.teacher.usd
+    ):
         return None  # free is cheaper from the first query on; its quota decides, not its price
     spread = scenario.initial_usd * DAYS / horizon_days
 

@@ -17,7 +17,7 @@ from potstill.errors import BudgetError, UsageError
 if TYPE_CHECKING:
     from potstill.cost.estimate import Estimate
     from potstill.cost.scenarios import Pricing
-    from potstill.cost.stages import Asked, Stage
+    from potstill.cost.stages import Stage
 
 HEADS = ("service", "expected", "90 % low", "90 % high", "at most", "time", "held back by")
 STAGE_HEADS = ("stage", "expected", "90 % low", "90 % high", "at most", "rests on")
@@ -58,21 +58,18 @@ def estimate(  # noqa: PLR0913, PLR0917  (one option an assumption)
 ) -> None:
     """Price a config, stage by stage, before it is run. Needs no key and no network."""
     from potstill.cost.estimate import Assumptions
-    from potstill.cost.estimate import estimate as run_estimate
-    from potstill.cost.stages import held, stages
-    from potstill.pricing.counting import find_counter
+    from potstill.cost.stages import held
+    from potstill.cost.whole import Options, price_all
 
     form = form_of(markdown=markdown, as_csv=as_csv, as_json=session.as_json)
     if hold not in {"expected", "high", "worst"}:
         message = f"--hold {hold!r}: one of expected, high, worst"
         raise UsageError(message)
     config, shown = session.config, currency_of(session.config.prices)
-    pricing = _pricing(session)
-    counter = find_counter(config.prices.tokenizer, config.language)
     given = Assumptions(pilot, output_tokens, latency)
-    found = run_estimate(config, pricing.book, session.workspace, counter, pricing.on, given)
-    asked = _asked(session, found, pricing, (share(judge, "--judge") or ZERO, queries, machine, kwh))
-    steps = stages(found, config.teacher.service, pricing, asked)
+    options = Options(given, share(judge, "--judge") or ZERO, queries, machine, kwh)
+    whole = price_all(config, session.workspace, today(), options)
+    found, steps, pricing = whole.estimate, whole.stages, whole.pricing
     notes = [*_notes(found, pricing), shown.note]
     tables = [_services(found, config.teacher.model, shown), _stages(steps, shown)]
     document = {
@@ -90,36 +87,6 @@ def estimate(  # noqa: PLR0913, PLR0917  (one option an assumption)
     if over:
         session.complain(over)
         raise typer.Exit(over.exit_code)
-
-
-def _pricing(session: Session) -> Pricing:
-    from potstill.cost.scenarios import Load, Pricing
-    from potstill.pricing.book import load_prices
-    from potstill.pricing.compute import load_compute
-    from potstill.records import Usage
-
-    query = Load.default()
-    usage = Usage(input_tokens=query.input_tokens or 0, output_tokens=query.output_tokens or 0)
-    return Pricing(load_prices(session.config.prices), load_compute(), session.config, today(), usage)
-
-
-def _asked(session: Session, found: Estimate, pricing: Pricing, options: tuple[Decimal, int, str, str]) -> Asked:
-    """The stages after generate: what is judged, trained where, and answered how."""
-    from potstill.cost.compare import mix_of
-    from potstill.cost.report import report
-    from potstill.cost.scenarios import MachineSpec, ScenarioSpec, kwh_price
-    from potstill.cost.stages import Asked, dataset_tokens
-    from potstill.cost.training import place_of, training
-
-    judged, queries, machine, kwh = options
-    config = session.config
-    place = place_of(machine, kwh_price(kwh, pricing), pricing.compute)
-    trained = training(config, session.workspace, dataset_tokens(found, config), found.cells, place)
-    mix = mix_of(report(session.workspace).saved, None, None)
-    own = MachineSpec(watts=place.card.watts, kwh=kwh)
-    tier = config.teacher.tier if config.teacher.tier != "free" else "tier1"
-    hybrid = ScenarioSpec(name="hybrid", tier=tier, machine=own, hit_rate=mix.hit_rate, escalation=mix.escalation)
-    return Asked(judged, trained, queries, mix, hybrid)
 
 
 def _services(found: Estimate, model: str, shown: Currency) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Literal
 from potstill.errors import UsageError
 
 Form = Literal["text", "markdown", "csv"]
+FIGURE = re.compile(r"[+-](\$|[A-Z]{3} )?[0-9.,]+%?")
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,5 @@ def _csv(table: Table) -> str:
 
 def _inert(cell: str) -> str:
     """A text that a spreadsheet would take for a formula starts with an apostrophe; figures stay figures."""
-    if cell[:1] in {"=", "+", "-", "@"} and not cell[1:2].isdigit() and cell != "-":
-        return f"'{cell}"
-    return cell
+    risky = cell[:1] in {"=", "+", "-", "@"} and cell != "-" and not FIGURE.fullmatch(cell)
+    return f"'{cell}" if risky else cell
