@@ -83,6 +83,11 @@ class Workspace:
         return self.root / "ledger.sqlite3"
 
     @property
+    def batches(self) -> Path:
+        """`batches/`: input files of batch jobs, until they are uploaded."""
+        return self.root / "batches"
+
+    @property
     def dataset(self) -> Path:
         """`dataset/`."""
         return self.root / "dataset"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,6 +35,9 @@ def generate(
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="From the ledger alone; nothing is sent.")] = False,
     max_requests: Annotated[int | None, typer.Option(min=1, help="Requests that this run may send at most.")] = None,
+    cancel_batches: Annotated[
+        bool, typer.Option("--cancel-batches", help="Cancel the batch jobs of earlier runs, and keep what they gave.")
+    ] = False,
     json_events: Annotated[
         bool, typer.Option("--json-events", help="One JSON event a line on standard output, for CI.")
     ] = False,
@@ -46,7 +49,8 @@ def generate(
     if session.dry_run or plan:
         _show_plan(session)
         return
-    outcome = _run(session, pilot, offline=offline, max_requests=max_requests, json_events=json_events)
+    options = {"offline": offline, "max_requests": max_requests, "pilot": pilot, "cancel_batches": cancel_batches}
+    outcome = _run(session, options, json_events=json_events)
     error = _error(outcome)
     if outcome.manifest is None and error is None:
         _show_plan(session)
@@ -61,14 +65,14 @@ def generate(
         raise typer.Exit(error.exit_code)
 
 
-def _run(session: Session, pilot: int | None, *, offline: bool, max_requests: int | None, json_events: bool) -> Outcome:
+def _run(session: Session, options: dict[str, Any], *, json_events: bool) -> Outcome:
     from potstill.generate.run import Terms
     from potstill.generate.run import generate as run_generate
     from potstill.teacher.line import StoppedError
 
     async def run() -> Outcome:
         with followed(session, events=json_events) as report:
-            terms = Terms(report, asyncio.Event(), offline, max_requests, pilot)
+            terms = Terms(report, asyncio.Event(), **options)
             _stop_on_signals(session, terms)
             return await run_generate(session.config, session.secrets, session.workspace, terms)
 

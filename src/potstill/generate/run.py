@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from potstill.config import Config, Secrets
-from potstill.errors import PotstillError
+from potstill.errors import PotstillError, UsageError
 from potstill.generate.ask import Asking, Failed, Progress, Report, ask_all
+from potstill.generate.batching import Rounds
 from potstill.generate.dataset import DatasetManifest, sample_of, write_dataset
 from potstill.generate.frontier import Frontier
 from potstill.generate.outcomes import both, second_request
@@ -18,10 +19,13 @@ from potstill.generate.plan import Plan
 from potstill.ledger import Ledger, PlanProgress
 from potstill.prompts import PromptFiles, load_roles
 from potstill.records import Attempt, Sample
+from potstill.teacher.batch import Batcher
 from potstill.teacher.line import StoppedError
-from potstill.teacher.opening import OfflineTeacher, open_offline, open_teacher
+from potstill.teacher.opening import OfflineTeacher, open_batcher, open_offline, open_teacher
 from potstill.teacher.paid import PaidTeacher, stored_answer
 from potstill.workspace import Workspace
+
+Teacher = PaidTeacher | OfflineTeacher | Batcher
 
 SAVE_EVERY = 500
 """Cells after which it is written down how far the plan is."""
@@ -32,7 +36,8 @@ class Terms:
     """How a run is to be made, beside its config.
 
     `stop`: set it, and what is in flight is the last; `offline`: from the ledger alone; `max_requests`: attempts that
-    this run may send; `pilot`: pay for so many cells, spread over the plan, and write no dataset.
+    this run may send; `pilot`: pay for so many cells, spread over the plan, and write no dataset; `cancel_batches`:
+    cancel the batch jobs of earlier runs instead of asking for anything.
     """
 
     report: Report
@@ -40,6 +45,7 @@ class Terms:
     offline: bool = False
     max_requests: int | None = None
     pilot: int | None = None
+    cancel_batches: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,22 +122,53 @@ def _start(plan: Plan, ledger: Ledger) -> PlanProgress:
 
 
 async def _ask(
-    plan: Plan, teacher: PaidTeacher | OfflineTeacher, start: PlanProgress, terms: Terms
+    plan: Plan, teacher: Teacher, start: PlanProgress, terms: Terms
 ) -> tuple[Progress, PotstillError | StoppedError | None]:
+    """Ask for what is missing, one by one or in batch jobs; gives the progress, and what ended it early."""
     if terms.pilot is not None:
         positions = pilot_cells(plan, terms.pilot)
-        progress, cells = Progress(len(positions), 0.0), plan.cells(len(plan), positions)
+        total, start = len(positions), PlanProgress(len(plan), len(plan), tuple(positions))
     else:
-        known = start.first_open - len(start.holes)
-        progress = Progress(start.cells, 0.0, done=known, reused=known)
-        cells = plan.cells(start.first_open, start.holes)
+        total = start.cells
+    known = total - (start.cells - start.first_open) - len(start.holes)
+    progress = Progress(total, 0.0, done=known, reused=known)
     track = _Track(plan, teacher.ledger, start, kept=terms.pilot is None and not terms.offline)
-    workers = min(plan.config.teacher.max_concurrency, max(1, progress.left))
-    asking = Asking(teacher, plan.config.generate, workers, terms.report, track.begun, track.settled)
     async with _stopping(teacher, terms.stop):
-        stopped = await ask_all(cells, progress, asking)
+        if isinstance(teacher, Batcher):
+            stopped = await _in_batches(plan, teacher, start, progress, terms)
+        else:
+            _refuse_waiting_jobs(plan.config, teacher, offline=terms.offline)
+            workers = min(plan.config.teacher.max_concurrency, max(1, progress.left))
+            asking = Asking(teacher, plan.config.generate, workers, terms.report, track.begun, track.settled)
+            stopped = await ask_all(plan.cells(start.first_open, start.holes), progress, asking)
     await track.save()
     return progress, stopped
+
+
+async def _in_batches(
+    plan: Plan, batcher: Batcher, start: PlanProgress, progress: Progress, terms: Terms
+) -> PotstillError | StoppedError | None:
+    """Batch rounds look every cell up in the ledger: where one-by-one runs stopped says nothing about the jobs."""
+    first, holes = (start.first_open, start.holes) if terms.pilot is not None else (0, ())
+    progress.done = progress.reused = 0
+    rounds = Rounds(
+        batcher=batcher,
+        generate=plan.config.generate,
+        cells=lambda: plan.cells(first, holes),
+        size=plan.config.teacher.batch_size,
+        most=plan.config.teacher.max_attempts,
+        report=terms.report,
+        max_requests=terms.max_requests,
+    )
+    return await (rounds.cancel(progress) if terms.cancel_batches else rounds.run(progress))
+
+
+def _refuse_waiting_jobs(config: Config, teacher: PaidTeacher | OfflineTeacher, *, offline: bool) -> None:
+    """What a batch job is to answer must not be asked, and paid for, beside it."""
+    waiting = teacher.ledger.jobs.unfinished(config.teacher.model)
+    if waiting and not offline:
+        message = f"{len(waiting)} batch jobs of this workspace are still to answer"
+        raise UsageError(message, hint="wait for them with --service batch, or end them with --cancel-batches")
 
 
 class _Track:
@@ -160,7 +197,7 @@ class _Track:
 
 
 @asynccontextmanager
-async def _stopping(teacher: PaidTeacher | OfflineTeacher, stop: asyncio.Event) -> AsyncIterator[None]:
+async def _stopping(teacher: Teacher, stop: asyncio.Event) -> AsyncIterator[None]:
     """Hand a stop that the user asks for to the teacher."""
 
     async def watch() -> None:
@@ -177,14 +214,14 @@ async def _stopping(teacher: PaidTeacher | OfflineTeacher, stop: asyncio.Event) 
 
 
 @asynccontextmanager
-async def _teacher(
-    config: Config, secrets: Secrets, workspace: Workspace, terms: Terms
-) -> AsyncIterator[PaidTeacher | OfflineTeacher]:
+async def _teacher(config: Config, secrets: Secrets, workspace: Workspace, terms: Terms) -> AsyncIterator[Teacher]:
     if terms.offline:
         async with open_offline(config, workspace) as offline:
             yield offline
+    elif config.teacher.service == "batch" or terms.cancel_batches:
+        async with open_batcher(config, secrets, workspace, command="generate") as batcher:
+            yield batcher
     else:
-        command = "generate"
-        opened = open_teacher(config, secrets, workspace, command=command, max_requests=terms.max_requests)
+        opened = open_teacher(config, secrets, workspace, command="generate", max_requests=terms.max_requests)
         async with opened as teacher:
             yield teacher

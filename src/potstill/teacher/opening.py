@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 
 from potstill.config import Config, Secrets
 from potstill.errors import ConfigError, InputError, TeacherError
 from potstill.ledger import Ledger
 from potstill.pricing.book import load_prices
+from potstill.teacher.batch import Batcher
+from potstill.teacher.batch_service import BatchService
 from potstill.teacher.calls import Answer, TeacherRequest
 from potstill.teacher.connect import check_teacher, connect
 from potstill.teacher.paid import Accounts, PaidTeacher, stored_answer
@@ -53,12 +55,36 @@ async def open_teacher(
         message = "teacher.service: batch answers within a day; only `generate` can wait for it"
         raise ConfigError(message, hint="use standard, or flex at the same price")
     check_teacher(config.teacher, secrets)
-    workspace.create()
-    book = load_prices(config.prices)
-    book.price(config.teacher.model, config.teacher.service, datetime.now(UTC).date())  # refuse before anything is sent
-    with Ledger.open(workspace.ledger, config.budget.max_usd) as ledger:
+    with _accounts(config, workspace, command) as accounts:
         transport = connect(config.teacher, secrets)
         try:
-            yield PaidTeacher(config.teacher, Accounts(ledger, book, command), transport, max_requests=max_requests)
+            yield PaidTeacher(config.teacher, accounts, transport, max_requests=max_requests)
         finally:
             await transport.close()
+
+
+@asynccontextmanager
+async def open_batcher(
+    config: Config, secrets: Secrets, workspace: Workspace, *, command: str
+) -> AsyncIterator[Batcher]:
+    """The batch service of a config's teacher, with the workspace's ledger; raises KeyRefusedError without a key."""
+    teacher = config.teacher.model_copy(update={"service": "batch"})  # also where batches are only cancelled
+    check_teacher(teacher, secrets)
+    key = secrets.teacher_key
+    assert key is not None, "check_teacher has seen to it"
+    with _accounts(config, workspace, command) as accounts:
+        service = BatchService(teacher, key)
+        try:
+            yield Batcher(teacher, accounts, service, workspace.batches)
+        finally:
+            await service.close()
+
+
+@contextmanager
+def _accounts(config: Config, workspace: Workspace, command: str) -> Iterator[Accounts]:
+    """Ledger and prices; a model without a price is refused before anything is sent."""
+    workspace.create()
+    book = load_prices(config.prices)
+    book.price(config.teacher.model, config.teacher.service, datetime.now(UTC).date())
+    with Ledger.open(workspace.ledger, config.budget.max_usd) as ledger:
+        yield Accounts(ledger, book, command)

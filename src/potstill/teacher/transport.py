@@ -39,41 +39,22 @@ class GeminiTransport:
     """
 
     def __init__(self, teacher: TeacherConfig, key: SecretStr) -> None:
-        from google import genai
-        from google.genai import types
-
-        # The SDK warns about finish reasons it does not know, and about its two key variables; both are handled here.
-        logging.getLogger("google_genai").setLevel(logging.ERROR)
         self._timeout_s = teacher.timeout_s
         self._service = teacher.service
-        self._client = genai.Client(
-            api_key=key.get_secret_value(),
-            vertexai=False,
-            http_options=types.HttpOptions(
-                base_url=teacher.base_url,
-                timeout=int(teacher.timeout_s * 1000),
-                retry_options=types.HttpRetryOptions(attempts=1),
-                async_client_args={"allow_redirects": False},
-            ),
-        )
+        self._client = gemini_client(teacher, key)
 
     async def send(self, request: TeacherRequest) -> Received:
         """Send one generateContent request; the reply's body comes back unparsed."""
-        from google.genai import errors
-
         try:
             async with asyncio.timeout(self._timeout_s + 5):  # the SDK's own deadline comes first; this one is certain
                 response = await self._client.aio.models.generate_content(
                     model=request.model, contents=request.body["contents"], config=self._config(request)
                 )
-        except errors.APIError as error:
-            return Received(status=error.code, body=_error_body(error))
-        except TimeoutError:
-            return Received(status=None, lost="timeout")
-        except UnicodeDecodeError:
-            return Received(status=None, lost="reply is not UTF-8")
-        except _connection_errors() as error:
-            return Received(status=None, lost=f"connection: {type(error).__name__}")
+        except Exception as error:
+            received = received_error(error)
+            if received is None:
+                raise
+            return received
         http = response.sdk_http_response
         return Received(status=200, body=(http.body if http else None) or "")
 
@@ -96,15 +77,44 @@ class GeminiTransport:
         )
 
 
+def gemini_client(teacher: TeacherConfig, key: SecretStr) -> Any:
+    """The SDK's client, held to one attempt a call and to the server that it was told."""
+    from google import genai
+    from google.genai import types
+
+    # The SDK warns about finish reasons it does not know, and about its two key variables; both are handled here.
+    logging.getLogger("google_genai").setLevel(logging.ERROR)
+    return genai.Client(
+        api_key=key.get_secret_value(),
+        vertexai=False,
+        http_options=types.HttpOptions(
+            base_url=teacher.base_url,
+            timeout=int(teacher.timeout_s * 1000),
+            retry_options=types.HttpRetryOptions(attempts=1),
+            async_client_args={"allow_redirects": False},
+        ),
+    )
+
+
+def received_error(error: Exception) -> Received | None:
+    """What an exception of the SDK says about the wire or the server; None for one that is a bug."""
+    import aiohttp
+    import httpx2
+    from google.genai import errors
+
+    if isinstance(error, errors.APIError):
+        return Received(status=error.code, body=_error_body(error))
+    if isinstance(error, TimeoutError):
+        return Received(status=None, lost="timeout")
+    if isinstance(error, UnicodeDecodeError):
+        return Received(status=None, lost="reply is not UTF-8")
+    # What the SDK lets through when a connection breaks, whichever HTTP client it uses.
+    if isinstance(error, aiohttp.ClientError | httpx2.HTTPError | ConnectionError):
+        return Received(status=None, lost=f"connection: {type(error).__name__}")
+    return None
+
+
 def _error_body(error: Any) -> str:
     import json
 
     return json.dumps(error.details, ensure_ascii=False) if isinstance(error.details, dict | list) else ""
-
-
-def _connection_errors() -> tuple[type[Exception], ...]:
-    """What the SDK lets through when a connection breaks, whichever HTTP client it uses."""
-    import aiohttp
-    import httpx2
-
-    return (aiohttp.ClientError, httpx2.HTTPError, ConnectionError)
