@@ -233,6 +233,7 @@ def test_spent_and_reserved_never_pass_the_budget(
                 task.cancel()
             failures = await asyncio.gather(*tasks, return_exceptions=True)
             assert not [error for error in failures if isinstance(error, AssertionError)]
+        with Ledger.open(folder / "ledger.sqlite3", limit) as ledger:  # everything that was on its way is written
             watch()
             rows = list(ledger.attempts())
             assert ledger.spent() == sum(row.cost_usd for row in rows)
