@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from potstill.cli.distill_view import show_dry_run
 from potstill.cli.session import Session, quiet_libraries, with_session
 from potstill.errors import MachineError, QualityGateError
 
@@ -34,11 +35,7 @@ def distill(session: Session) -> None:
         from potstill.distill.run import prepare
 
         if session.dry_run:
-            found = prepare(session.config, session.workspace)
-            counts = {"samples": len(found.train.rows), "tokens": found.train.tokens, "learned": found.train.supervised}
-            counts |= {"truncated": found.train.truncated, "dropped": found.train.dropped}
-            text = ", ".join(f"{count} {name}" for name, count in counts.items())
-            session.show_plan(counts, f"would train on {text}; {len(found.data.held_out)} held out")
+            show_dry_run(session, prepare(session.config, session.workspace))
             return
         done = run_distill(session.config, session.workspace, session.say, _follow(session), session.secrets)
     except ImportError as error:

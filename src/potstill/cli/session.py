@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, TextIO, get_args, get_type_hints
 
 import typer
 import yaml
@@ -97,6 +98,11 @@ COMMON: dict[str, Any] = {
     "verbose": Annotated[bool, typer.Option("--verbose", "-v", help="More on standard error.")],
     "dry_run": Annotated[bool, typer.Option("--dry-run", help="Show config and plan; spend, train, write nothing.")],
 }
+
+
+def colour_wanted(stream: TextIO) -> bool:
+    """Whether to paint what goes to this stream: a terminal, and no NO_COLOR in the environment (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
 def quiet_libraries() -> None:

@@ -13,7 +13,7 @@ from potstill.distill.heldout import Leak, duplicates, fair
 from potstill.errors import InputError
 from potstill.records import Sample, text_sha
 from potstill.student.manifest import StudentRole
-from potstill.student.template import encode_sample
+from potstill.student.template import encode_sample, stop_ids
 from potstill.workspace import Workspace, read_text
 
 
@@ -124,8 +124,9 @@ def _systems(samples: Sequence[Sample]) -> dict[str, list[str]]:
 def encode(tokenizer: Any, samples: Sequence[Sample], max_length: int) -> Rows:
     """Token ids and labels; a sample that is too long is cut, one of which nothing is left to learn is dropped."""
     rows, truncated, dropped, tokens, supervised = [], 0, 0, 0, 0
+    stops = stop_ids(tokenizer)
     for sample in samples:
-        encoded = encode_sample(tokenizer, sample.messages)
+        encoded = encode_sample(tokenizer, sample.messages, stops)
         truncated += len(encoded.ids) > max_length
         ids, learned = encoded.ids[:max_length], encoded.learned[:max_length]
         if not any(learned):

@@ -8,6 +8,10 @@ from typing import Any
 
 from potstill.config import StudentConfig
 from potstill.errors import InputError, MachineError
+from potstill.student.template import stop_ids
+
+PAD_NAMES = ("<|finetune_right_pad_id|>", "<|endoftext|>", "<pad>", "<|pad|>", "[PAD]")
+"""What Llama 3, Qwen and others keep for padding. Padding with a stop token is what makes students endless."""
 
 
 def pick_device(config: StudentConfig) -> str:
@@ -32,9 +36,19 @@ def load_tokenizer(config: StudentConfig) -> Any:
         message = f"{config.base} has no chat template"
         raise InputError(message, hint="choose an instruction-tuned base")
     tokenizer.padding_side = "left"
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.bos_token or tokenizer.eos_token
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in stop_ids(tokenizer):
+        tokenizer.pad_token = _pad_token(tokenizer)
     return tokenizer
+
+
+def _pad_token(tokenizer: Any) -> str:
+    """A pad token that ends no answer: one that the vocabulary keeps for that, else its unknown or first token."""
+    known, stops = tokenizer.get_vocab(), stop_ids(tokenizer)
+    for name in (*PAD_NAMES, tokenizer.unk_token, tokenizer.bos_token):
+        if name is not None and name in known and known[name] not in stops:
+            return str(name)
+    message = "the base's tokenizer has no token to pad with but those that end an answer"
+    raise InputError(message, hint="choose another student.base")
 
 
 def load_base(config: StudentConfig) -> Any:

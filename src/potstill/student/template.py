@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from potstill.errors import InputError
@@ -11,59 +13,111 @@ from potstill.records import Message
 
 DATE = "01 Jan 2026"
 """Some templates write the current day into every prompt; a fixed one keeps training and serving equal."""
+CLOCK = re.compile(r"""strftime_now\(\s*["']([^"']*)["']\s*\)""")
+"""How a template asks for the day."""
 ZERO_WIDTH = "\u200b"
 """Put inside a control token that stands in somebody's text, so that it stays text."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of a whole chat, and for each token whether the student learns it."""
+    """Token ids of a whole chat up to its last stop token, and for each token whether the student learns it."""
 
     ids: list[int]
     learned: list[bool]
 
 
 def render(tokenizer: Any, messages: Sequence[Message], *, answer_next: bool) -> str:
-    """The chat as text; `answer_next` ends it where the answer begins."""
+    """The chat as text, by the base's own template; `answer_next` ends it where the answer begins.
+
+    Raises InputError where the template refuses the chat, as some do when turns do not alternate.
+    """
+    from jinja2 import TemplateError
+
     turns = [{"role": turn.role, "content": neutralised(tokenizer, turn.content)} for turn in messages]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer_next, date_string=DATE)
+    try:
+        text = tokenizer.apply_chat_template(
+            turns,
+            chat_template=_with_pinned_clock(tokenizer.chat_template),
+            tokenize=False,
+            add_generation_prompt=answer_next,
+            date_string=DATE,
+        )
+    except TemplateError as error:
+        message = f"the base's chat template refuses a chat of {', '.join(turn.role for turn in messages)}: {error}"
+        raise InputError(message) from error
     return str(text)
 
 
 def encode_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """Ids of a chat up to where the answer begins. The template writes the only BOS."""
-    return list(tokenizer(render(tokenizer, messages, answer_next=True), add_special_tokens=False)["input_ids"])
+    return _ids(tokenizer, render(tokenizer, messages, answer_next=True))
 
 
-def encode_sample(tokenizer: Any, messages: Sequence[Message]) -> Encoded:
+def encode_sample(tokenizer: Any, messages: Sequence[Message], stops: frozenset[int] | None = None) -> Encoded:
     """Ids of a chat that ends in an answer; the answer and its stop token are learned.
 
     The mask comes from two renderings, with and without the answer, and works for every template in which the one is
-    the beginning of the other; raises InputError for a template in which it is not.
+    the beginning of the other; raises InputError for a template in which it is not. The prompt's ids are those that
+    are served: where a token would reach across the seam, prompt and answer are made into tokens apart. `stops`, the
+    tokenizer's `stop_ids`, spares finding them anew for each sample.
     """
-    prompt = encode_prompt(tokenizer, messages[:-1])
-    whole = list(tokenizer(render(tokenizer, messages, answer_next=False), add_special_tokens=False)["input_ids"])
-    if whole[: len(prompt)] != prompt:
+    stops = stop_ids(tokenizer) if stops is None else stops
+    before, after = render(tokenizer, messages[:-1], answer_next=True), render(tokenizer, messages, answer_next=False)
+    if not after.startswith(before):
         message = "the base's chat template changes the prompt when an answer follows, so no mask can be made"
         raise InputError(message, hint="choose another student.base")
-    stops = stop_ids(tokenizer)
+    prompt, whole = _ids(tokenizer, before), _ids(tokenizer, after)
+    if whole[: len(prompt)] != prompt:
+        whole = prompt + _ids(tokenizer, after[len(before) :])
     last = max((index for index, token in enumerate(whole) if token in stops and index >= len(prompt)), default=-1)
     if last < 0:
         message = "the base's chat template ends an answer without a stop token"
         raise InputError(message, hint="choose an instruction-tuned student.base")
-    return Encoded(whole, [len(prompt) <= index <= last for index in range(len(whole))])
+    return Encoded(whole[: last + 1], [index >= len(prompt) for index in range(last + 1)])
 
 
 def stop_ids(tokenizer: Any) -> frozenset[int]:
-    """Tokens that end an answer: the tokenizer's EOS, and the ends of turn of the usual templates that it knows."""
+    """Tokens that end an answer: the tokenizer's EOS, the usual ends of turn, and what this template ends one with."""
     known = tokenizer.get_vocab()
     names = (tokenizer.eos_token, "<|eot_id|>", "<|im_end|>", "<end_of_turn>")
-    return frozenset(known[name] for name in names if name in known)
+    return frozenset([*(known[name] for name in names if name in known), *_ends_of_turn(tokenizer)])
+
+
+def control_tokens(tokenizer: Any) -> frozenset[str]:
+    """The texts that the tokenizer reads as control tokens, those that it names and those that it only knows."""
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return frozenset([*tokenizer.all_special_tokens, *added])
 
 
 def neutralised(tokenizer: Any, text: str) -> str:
     """A text in which no control token of the tokenizer stands, so that nobody can forge a turn."""
-    for token in tokenizer.all_special_tokens:
+    for token in control_tokens(tokenizer):
         if token in text:
             text = text.replace(token, token[0] + ZERO_WIDTH + token[1:])
     return text
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _ends_of_turn(tokenizer: Any) -> list[int]:
+    """The control token right after an answer, found by rendering one."""
+    probe = "probe"
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": probe}]
+    template = _with_pinned_clock(tokenizer.chat_template)
+    text = tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, date_string=DATE)
+    rest = _ids(tokenizer, str(text).rpartition(probe)[2].strip())
+    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return [rest[0]] if rest and rest[0] in special else []
+
+
+def _with_pinned_clock(template: str) -> str:
+    """The template as it is, or, where it asks the clock, with a clock in front of it that stands still."""
+    forms = sorted(set(CLOCK.findall(template)))
+    if not forms:
+        return template
+    day = datetime.strptime(DATE, "%d %b %Y").replace(tzinfo=UTC)
+    days = {form: day.strftime(form) for form in forms}
+    return f"{{%- macro strftime_now(form) -%}}{{{{ {days!r}[form] }}}}{{%- endmacro -%}}{template}"

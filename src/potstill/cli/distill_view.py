@@ -1,0 +1,52 @@
+"""How `potstill distill --dry-run` looks: counts, warnings, and samples with their trained tokens in colour."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from potstill.cli.session import Session, colour_wanted
+
+if TYPE_CHECKING:
+    from potstill.distill.preview import Stretch
+    from potstill.distill.run import Prepared
+
+LEARNED = ("\x1b[1;32m", "\x1b[0m")
+MARKS = ("[[", "]]")
+"""Around trained tokens where there is no colour."""
+
+
+def show_dry_run(session: Session, found: Prepared) -> None:
+    """What would be trained on; nothing is trained or written."""
+    from potstill.distill.preview import counts, samples, warnings
+
+    numbers, notes = counts(found.data, found.train), warnings(found.data, found.train)
+    shown = samples(found.tokenizer, found.train.rows)
+    colour = colour_wanted(sys.stdout)
+    document = {
+        **numbers,
+        "warnings": notes,
+        "shown": [[part.model_dump() for part in stretches] for stretches in shown],
+    }
+    how = "in green" if colour else f"between {MARKS[0]} and {MARKS[1]}"
+    size = f"{numbers['samples']} samples of {numbers['tokens']} tokens, {numbers['learned_share']:.0%} of them learned"
+    lines = [
+        f"would train on {size}; {numbers['held_out']} samples are held out for the verdict",
+        ", ".join(f"{name} {numbers[name]}" for name in ("truncated", "dropped", "duplicates", "leaks")),
+        *(f"note: {note}" for note in notes),
+        f"samples, with what is learned {how}:",
+        *(painted(stretches, colour=colour) for stretches in shown),
+    ]
+    session.show_plan(document, "\n".join(lines))
+
+
+def painted(stretches: list[Stretch], *, colour: bool) -> str:
+    """One sample as text for a terminal; control characters in it are shown, not obeyed."""
+    begin, end = LEARNED if colour else MARKS
+    parts = (f"{begin}{visible(part.text)}{end}" if part.learned else visible(part.text) for part in stretches)
+    return "\n".join(f"  | {line}" for line in "".join(parts).split("\n"))
+
+
+def visible(text: str) -> str:
+    """A text in which a control character stands as its escape, so that it cannot move the cursor or paint."""
+    return "".join(char if char == "\n" or char.isprintable() else ascii(char)[1:-1] for char in text)

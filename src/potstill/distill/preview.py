@@ -1,0 +1,77 @@
+"""What the student would be trained on, for a reader: counts, warnings, and samples with their trained tokens. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from potstill.distill.data import Data, Rows
+from potstill.records import Record
+
+SHOWN = 2
+FEW_HELD_OUT = 60
+"""Held-out prompts below which not even a faultless student can be shown to agree in 90 % (Wilson)."""
+
+
+class Stretch(Record):
+    """A stretch of text, and whether its tokens are trained."""
+
+    text: str
+    learned: bool
+
+
+def counts(data: Data, train: Rows) -> dict[str, Any]:
+    """The numbers that say whether the dataset is what one thinks it is."""
+    return {
+        "samples": len(train.rows),
+        "tokens": train.tokens,
+        "learned": train.supervised,
+        "learned_share": round(train.supervised / train.tokens, 4) if train.tokens else 0.0,
+        "truncated": train.truncated,
+        "dropped": train.dropped,
+        "duplicates": data.duplicates,
+        "held_out": len(data.held_out),
+        "leaks": len(data.leaks),
+        "roles": [role.name for role in data.roles],
+    }
+
+
+def warnings(data: Data, train: Rows) -> list[str]:
+    """What a reader should know before training."""
+    found = []
+    if train.truncated:
+        found.append(f"{train.truncated} samples are cut at distill.max_length and never learn where to stop")
+    if train.dropped:
+        found.append(f"{train.dropped} samples are dropped: their prompt alone fills distill.max_length")
+    if data.duplicates:
+        found.append(f"{data.duplicates} training samples repeat another one of the same role")
+    if data.leaks:
+        leak = data.leaks[0]
+        found.append(
+            f"{len(data.leaks)} held-out samples are left out of the verdict, as their questions stand in the training"
+            f" data: {leak.sample.messages[-2].content!r} ~ {leak.near!r} ({leak.resemblance:.2f})"
+        )
+    prompts = len({sample.prompt_id for sample in data.held_out})
+    if prompts < FEW_HELD_OUT:
+        found.append(f"{prompts} held-out prompts: too few to prove a 90 % agreement; raise generate.splits.test")
+    several = "has several system prompts in the dataset; the first one will be served"
+    return [*found, *(f"role {role!r} {several}" for role in data.other_systems)]
+
+
+def stretches(tokenizer: Any, row: dict[str, list[int]]) -> list[Stretch]:
+    """One training row as text, cut where learning begins and ends; the control tokens are part of it."""
+    pairs = list(zip(row["input_ids"], [label != -100 for label in row["labels"]], strict=True))  # noqa: PLR2004
+    return [
+        Stretch(text=tokenizer.decode([token for token, _ in run], skip_special_tokens=False), learned=learned)
+        for learned, run in ((learned, list(run)) for learned, run in groupby(pairs, key=lambda pair: pair[1]))
+    ]
+
+
+def samples(tokenizer: Any, rows: Sequence[dict[str, list[int]]]) -> list[list[Stretch]]:
+    """The first and the longest row, which between them show most of what can go wrong."""
+    if not rows:
+        return []
+    longest = max(range(len(rows)), key=lambda place: len(rows[place]["input_ids"]))
+    places = dict.fromkeys((0, longest))
+    return [stretches(tokenizer, rows[place]) for place in list(places)[:SHOWN]]
