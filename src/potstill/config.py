@@ -267,14 +267,40 @@ class CacheConfig(Section):
     """Answers served before."""
 
     encoder: str = Field(
-        "all-MiniLM-L6-v2", description="sentence-transformers model: name or folder. MiniLM reads English only."
+        "all-MiniLM-L6-v2",
+        description="sentence-transformers model (name or folder; MiniLM reads English only), or `hashing`.",
     )
     path: str | None = Field(None, description="Folder of the cache; null: `cache/` in the workspace.")
     index: Literal["edge", "local"] = Field(
         "edge", description="Embedded index: Qdrant Edge, or qdrant-client's local mode."
     )
     url: str | None = Field(None, description="A Qdrant server in place of the embedded index.")
-    threshold: float = Field(0.85, gt=0, le=1, description="Cosine similarity from which a cached answer is served.")
+    threshold: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Cosine similarity from which a cached answer is served. "
+        "null: as `infer --calibrate` has set it, 0.95 without a calibration; the source design has 0.85.",
+    )
+    max_wrong_rate: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="Share of semantic hits that may be wrong; --calibrate keeps it with 95 % confidence.",
+    )
+    shadow: bool = Field(
+        False, description="Serve no semantic hit, but judge what would have been served, for --calibrate."
+    )
+    audit_share: float = Field(
+        0.0, ge=0, le=1, description="Share of semantic hits that Gemini checks before they are served."
+    )
+    deadline_s: float = Field(5, gt=0, description="Seconds for reading a question; after them the cache is passed by.")
+    max_entries: int | None = Field(
+        100_000, ge=1, description="Entries kept; beyond it those go that were used longest ago. null: no limit."
+    )
+    hash_questions: bool = Field(
+        False, description="Keep hashes in place of questions, here and in traces; leaves the exact layer only."
+    )
     ttl_s: int | None = Field(
         None, ge=1, description="Seconds until an entry expires; hits do not renew it. null: never."
     )
@@ -298,6 +324,16 @@ class InferConfig(Section):
         "merge",
         description="What Gemini does with the students' answers: write one from them, pick one, check the best.",
     )
+    escalate_share: float = Field(
+        0.03,
+        ge=0,
+        le=1,
+        description="With `uncertain`: share of the student's sure answers that Gemini sees all the same.",
+    )
+    teacher_timeout_s: float = Field(
+        300, gt=0, description="Seconds for Gemini, retries included; then the student's answer is served."
+    )
+    student_timeout_s: float = Field(120, gt=0, description="Seconds for the student; then Gemini answers alone.")
     student_url: str | None = Field(None, description="An OpenAI-compatible server in place of the in-process student.")
     max_new_tokens: int = Field(256, ge=1, description="Limit of a student's answer, in tokens.")
 

@@ -218,7 +218,10 @@ class Trace(Record):
     """One query through the router: a line of `traces/<day>.jsonl`.
 
     `route` names what answered; `reason` why the steps before did not; `baseline_usd` is what Gemini alone would have
-    cost, by the usage of the call that was made or, where none was, by the ledger's mean.
+    cost, by the usage of the call that was made or, where none was, by an estimate. `score` is that of the nearest cached
+    question that no guard spoke against, by the rule in force, `cosine` its similarity where it was served and
+    `nearest_cosine` in any case. Where Gemini answered although the cache or the student could have, `nearest_agreement`
+    and `student_agreement` are the word F1 of their answer with Gemini's: what `--replay` reads.
     """
 
     schema_version: Literal[1] = 1
@@ -236,3 +239,8 @@ class Trace(Record):
     cost_usd: Usd
     baseline_usd: Usd
     latency_s: float
+    score: float | None = None
+    nearest_cosine: float | None = None
+    nearest_agreement: float | None = None
+    student_agreement: float | None = None
+    escalated: bool = False

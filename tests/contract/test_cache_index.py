@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from potstill.errors import MachineError
-from potstill.infer.cache import AnswerCache, catch_up
+from potstill.infer.cache import AnswerCache, OpenIndex, catch_up
 from potstill.infer.encoder import HashingEncoder, Vector
 from potstill.infer.index import EdgeIndex, Index, IndexBusyError, MemoryIndex, QdrantIndex, open_local, open_server
 from potstill.infer.store import EntryStore, Fresh, StoredVector
@@ -162,7 +162,7 @@ def test_cache_finds_what_another_writer_added(index: Index, tmp_path: Path) -> 
     path = tmp_path / "entries.sqlite3"
     encoder = HashingEncoder(DIMS)
     with EntryStore(path) as mine, EntryStore(path) as foreign:
-        cache = AnswerCache(mine, lambda: encoder, lambda _: index)
+        cache = AnswerCache(mine, lambda: encoder, lambda _: OpenIndex(index))
         read = cache.encode("What is LoRA?")
         assert cache.near(read, "a", 2.0).neighbours == ()
         foreign.put(fresh(), 1.0, read.vectors)
@@ -182,7 +182,7 @@ def test_many_may_be_the_first_at_the_index(tmp_path: Path, kind: str) -> None:
         "for n in range(8):\n    cache = open_cache(config, Workspace(Path(sys.argv[1]) / str(n)))\n"
         "    print('ready', flush=True); sys.stdin.readline()\n"
         "    cache.near(cache.encode('What is LoRA?'), 's', 1.0)\n"
-        "    print(type(cache._index).__name__, flush=True); sys.stdin.readline()\n    cache.close()\n"
+        "    print(type(cache._opened.index).__name__, flush=True); sys.stdin.readline()\n    cache.close()\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     running = [

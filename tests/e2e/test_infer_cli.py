@@ -17,7 +17,16 @@ from tests.conftest import COMMAND, Run
 
 QUESTION = "How much GPU memory do I need to run a small model?"
 PARAPHRASE = "How much GPU memory do I need to run small models?"
-FAST = ("--set", "cache.encoder=hashing", "--set", "teacher.rpm=null", "--set", "teacher.max_attempts=1")
+FAST = (
+    "--set",
+    "cache.encoder=hashing",
+    "--set",
+    "cache.threshold=0.85",
+    "--set",
+    "teacher.rpm=null",
+    "--set",
+    "teacher.max_attempts=1",
+)
 
 
 @dataclass
@@ -85,8 +94,10 @@ def asked(run: Run, gemini: Gemini, *arguments: str, **more: Any) -> dict[str, A
 
 def test_miss_exact_and_semantic_with_the_real_encoder(potstill: Run, gemini: Gemini) -> None:
     """The default config: Gemini once, then an exact hit, then MiniLM finds the paraphrase; each in its own process."""
-    routes = [asked(potstill, gemini, text)["trace"]["route"] for text in (QUESTION, QUESTION, PARAPHRASE)]
-    assert routes == ["teacher", "exact", "semantic"]
+    patient = ("--set", "cache.deadline_s=120")
+    traces = [asked(potstill, gemini, text, *patient)["trace"] for text in (QUESTION, QUESTION, PARAPHRASE)]
+    assert [trace["route"] for trace in traces] == ["teacher", "exact", "semantic"]
+    assert "not calibrated, wrong hits have no bound" in traces[2]["reason"]
     assert gemini.asked == [QUESTION]
 
 
@@ -209,7 +220,9 @@ def test_chat_remembers_and_caches_only_what_stands_alone(potstill: Run, gemini:
 def test_forget_and_stats(potstill: Run, gemini: Gemini) -> None:
     """A forgotten answer is gone from the statistics and is asked anew."""
     entry = asked(potstill, gemini, QUESTION, *FAST)["trace"]["entry_id"]
-    assert asked(potstill, gemini, "--stats")["namespaces"] == [{"namespace": "default", "entries": 1, "hits": 0}]
+    assert asked(potstill, gemini, "--stats")["namespaces"] == [
+        {"namespace": "default", "entries": 1, "hits": 0, "routes": {"teacher": 1}}
+    ]
     assert asked(potstill, gemini, "--forget", entry)["forgotten"] == entry
     assert asked(potstill, gemini, "--stats")["namespaces"] == []
     assert asked(potstill, gemini, QUESTION, *FAST)["trace"]["route"] == "teacher"

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from potstill.errors import InputError
-from potstill.infer.store import EntryStore, Fresh, read_statistics
+from potstill.infer.store import EntryStore, Fresh
+from potstill.infer.upkeep import statistics
 
 
 def fresh(identity: str = "c1:1", scope: str = "a", question: str = "What is LoRA?") -> Fresh:
@@ -28,7 +29,7 @@ def test_entry_lives_its_time_and_a_hit_adds_none(tmp_path: Path) -> None:
         assert store.exact("c1:1", "a", 110.0) is None
         assert store.by_number(entry.number, "a", 110.0) is None
         assert store.drop_expired(110.0) == 1
-        assert store.statistics() == ()
+        assert store.count() == 0
 
 
 def test_dropped_answers_are_counted(tmp_path: Path) -> None:
@@ -61,15 +62,12 @@ def test_numbers_are_never_used_twice(tmp_path: Path) -> None:
 
 
 def test_statistics_by_namespace(tmp_path: Path) -> None:
-    """Entries and hits are counted, also by a reader that never writes; a missing file is an empty cache."""
-    path = tmp_path / "e.sqlite3"
-    assert read_statistics(path) == ()
-    assert not path.exists()
-    with EntryStore(path) as store:
+    """Entries, hits and routes are counted for each namespace."""
+    with EntryStore(tmp_path / "e.sqlite3") as store:
         store.served(store.put(fresh(), 1.0), 2.0)
         store.put(fresh("c1:2"), 1.0)
-    (found,) = read_statistics(path)
-    assert (found.namespace, found.entries, found.hits) == ("default", 2, 1)
+        (found,) = statistics(store)
+    assert (found.namespace, found.entries, found.hits, found.routes) == ("default", 2, 1, {"teacher": 2})
 
 
 def test_foreign_file_is_refused(tmp_path: Path) -> None:
@@ -111,4 +109,4 @@ def test_four_processes_write_at_once(tmp_path: Path) -> None:
     running = [subprocess.Popen([sys.executable, "-c", code, path, str(n)]) for n in range(4)]
     assert [process.wait() for process in running] == [0, 0, 0, 0]
     with EntryStore(path) as store:
-        assert store.version("e")[1] == 200
+        assert len(store.numbers("e")) == 200

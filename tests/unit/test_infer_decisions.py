@@ -10,12 +10,9 @@ from hypothesis import strategies as st
 
 from potstill.infer.decide import (
     AskTeacher,
-    Hit,
-    Miss,
     TakeStudent,
     after_students,
     candidate_lines,
-    judge_neighbours,
     policy,
     ranking,
     read_reply,
@@ -234,32 +231,6 @@ def test_guard_has_no_direction(one: str, other: str) -> None:
 def test_guard_sees_every_changed_number(one: int, other: int) -> None:
     """Two numbers are a veto exactly when they differ."""
     assert (veto(f"Is {one} GB enough?", f"Is {other} GB enough?") is not None) == (one != other)
-
-
-def test_judge_takes_the_nearest_that_fits() -> None:
-    """A vetoed neighbour makes room for the next one above the threshold."""
-    near = [("Is 16 GB enough?", 0.97), ("Would 8 GB be enough?", 0.93)]
-    found = judge_neighbours("Is 8 GB enough?", near, 0.85)
-    assert found == Hit(1, "cosine 0.930 >= 0.85")
-
-
-def test_judge_names_the_veto_and_the_distance() -> None:
-    """A miss says what was near and why it was not served."""
-    vetoed = judge_neighbours("Is 8 GB enough?", [("Is 16 GB enough?", 0.97)], 0.85)
-    assert isinstance(vetoed, Miss)
-    assert "0.970" in vetoed.reason
-    assert "numbers differ" in vetoed.reason
-    assert judge_neighbours("a", [("b", 0.5)], 0.85) == Miss("nearest cached question at cosine 0.500 < 0.85")
-    assert judge_neighbours("a", [], 0.85) == Miss("no cached question near it")
-
-
-@given(st.lists(st.tuples(st.text(max_size=10), st.floats(-1, 1)), max_size=6), st.floats(0.01, 1))
-def test_judge_never_serves_below_the_threshold(neighbours: list[tuple[str, float]], threshold: float) -> None:
-    """Whatever the neighbours, a hit is at or above the threshold."""
-    ordered = sorted(neighbours, key=lambda pair: -pair[1])
-    found = judge_neighbours("What is LoRA?", ordered, threshold)
-    if isinstance(found, Hit):
-        assert ordered[found.place][1] >= threshold
 
 
 def test_policy_follows_the_verdict_unless_told() -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.routing import PARAPHRASE, QUESTION, PricedTeacher, RoleStudent, config, failing, routing, text_of, verdict
 
 from potstill.config import Config, Secrets, with_values
 from potstill.errors import (
@@ -26,111 +25,11 @@ from potstill.errors import (
 from potstill.infer.batch import answer_all, beside_gemini, summarise
 from potstill.infer.cache import open_cache
 from potstill.infer.panel import LazyStudent, Panel, files_fingerprint, read_verdict
-from potstill.infer.router import Router, open_router
-from potstill.infer.settings import make_settings
-from potstill.records import Message, RouterRule, Score, Trace, Verdict
-from potstill.student.answers import Piece, Student, StudentAnswer, StudentQuery
-from potstill.teacher.calls import Answer, TeacherRequest
-from potstill.teacher.scripted import ScriptedTeacher
+from potstill.infer.router import open_router
+from potstill.records import Message, Trace
+from potstill.student.answers import Student, StudentAnswer, StudentQuery
+from potstill.teacher.calls import TeacherRequest
 from potstill.workspace import Workspace, write_atomic
-
-QUESTION = "How much GPU memory do I need to run a small model?"
-PARAPHRASE = "How much GPU memory do I need to run small models?"
-
-
-class RoleStudent:
-    """A student that answers by a function of the query and counts its batches."""
-
-    name = "demo"
-    roles = ("hardware-expert", "cost-analyst")
-    fingerprint = "student-1"
-
-    def __init__(self, script: Callable[[StudentQuery], str] | None = None, logprob: float | None = -0.2) -> None:
-        self._script = script or (lambda query: f"{query.role} says so")
-        self._logprob = logprob
-        self.batches: list[int] = []
-
-    def answer(self, queries: Sequence[StudentQuery]) -> list[StudentAnswer]:
-        """Answer by the script."""
-        self.batches.append(len(queries))
-        return [
-            StudentAnswer(
-                role=query.role,
-                text=self._script(query),
-                finish_reason="stop",
-                prompt_tokens=9,
-                completion_tokens=4,
-                mean_logprob=self._logprob,
-                min_logprob=self._logprob,
-            )
-            for query in queries
-        ]
-
-    def stream(self, queries: Sequence[StudentQuery]) -> Iterator[Piece]:
-        """Each answer in one piece."""
-        for place, answer in enumerate(self.answer(queries)):
-            yield Piece(index=place, text=answer.text, answer=answer)
-
-
-class PricedTeacher(ScriptedTeacher):
-    """A scripted teacher whose answers cost a cent each."""
-
-    def __init__(self, script: Callable[[TeacherRequest], str], *, finish_reason: str = "STOP") -> None:
-        super().__init__(script)
-        self._finish_reason = finish_reason
-        self.requests: list[TeacherRequest] = []
-
-    async def ask(self, request: TeacherRequest) -> Answer:
-        """Answer for a cent; the second equal request is reused, as the ledger would."""
-        self.requests.append(request)
-        reused = self.asked[request.key] > 0
-        answer = await super().ask(request)
-        update = {"cost_usd": Decimal("0.01"), "finish_reason": self._finish_reason, "reused": reused}
-        return answer.model_copy(update=update)
-
-
-def failing(error: Exception) -> Callable[[TeacherRequest], str]:
-    """A script that raises."""
-
-    def script(_: TeacherRequest) -> str:
-        raise error
-
-    return script
-
-
-def config(**infer: Any) -> Config:
-    """Two roles, the hashing encoder, the in-memory-sized defaults."""
-    return with_values(
-        Config(),
-        generate={"roles": ("hardware-expert", "cost-analyst"), "max_output_tokens": 128},
-        cache={"encoder": "hashing"},
-        infer=infer,
-    )
-
-
-@asynccontextmanager
-async def routing(
-    folder: Path, teacher: ScriptedTeacher, student: Student | None = None, chosen: Config | None = None
-) -> AsyncIterator[Router]:
-    """A router over real storage, with the given teacher in place of the paid one."""
-    chosen = chosen or config()
-    workspace = Workspace(folder)
-    settings = make_settings(chosen, workspace, student)
-    panel = Panel(student, settings.asked, chosen.infer.max_new_tokens) if student else None
-    cache = open_cache(chosen.cache, workspace)
-
-    async def opened() -> ScriptedTeacher:
-        return teacher
-
-    try:
-        yield Router(settings, cache, panel, opened, workspace.traces)
-    finally:
-        cache.close()
-
-
-def text_of(request: TeacherRequest) -> str:
-    """The last turn of a request."""
-    return str(request.body["contents"][-1]["parts"][0]["text"])
 
 
 async def test_miss_is_stored_then_hit_exactly_then_by_meaning(tmp_path: Path) -> None:
@@ -220,28 +119,6 @@ async def test_never_without_student_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="never"):
         async with routing(tmp_path, PricedTeacher(lambda _: "x"), None, config(decide="never")) as router:
             await router.answer(QUESTION)
-
-
-def verdict(threshold: float | None) -> Verdict:
-    """A verdict with a router rule."""
-    score = Score(n=10, exact=0.5, score=0.8, low=0.7, high=0.9)
-    return Verdict(
-        student="demo",
-        base="base",
-        teacher_model="gemini-3.5-flash-lite",
-        metric="token_f1",
-        base_score=score,
-        student_score=score,
-        by_role={"hardware-expert": score},
-        margin=0.1,
-        can_replace=True,
-        reason="test",
-        router=RouterRule(threshold=threshold, coverage=0.5, agreement_low=0.9, reason="test"),
-        paid_usd=Decimal(0),
-        teacher_usd_per_request=Decimal(0),
-        break_even_requests=None,
-        created_at=datetime.now(UTC),
-    )
 
 
 @pytest.mark.parametrize(
@@ -643,6 +520,8 @@ async def test_nothing_is_begun_after_a_stop() -> None:
             if question == "0":
                 message = "over"
                 raise BudgetError(message)
+            message = "unreadable"
+            raise InputError(message)
 
     result = await answer_all(Ending(), [str(place) for place in range(50)], 2)
     assert isinstance(result.stopped, BudgetError)

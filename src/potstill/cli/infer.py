@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,11 +19,14 @@ from potstill.prompts import load_roles, read_prompt_file
 from potstill.records import Message, Trace
 
 if TYPE_CHECKING:
-    from potstill.infer.batch import BatchResult
+    from potstill.infer.batch import BatchResult, Journal
     from potstill.infer.router import Router
+    from potstill.infer.settings import Settings
     from potstill.student.answers import Student
 
 SHOWN_FAILURES = 10
+PROGRESS_LINES = 20
+"""Lines of progress that a long batch says."""
 
 
 @with_session(
@@ -45,39 +50,82 @@ def infer(  # noqa: PLR0913  (each is a flag)
         bool, typer.Option("--chat", help="A chat: each line a turn, earlier turns are remembered.")
     ] = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Answers of a batch as JSON Lines.")] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="With --batch: answers as JSON Lines, in order; the same command goes on.")
+    ] = None,
     trace: Annotated[bool, typer.Option("--trace", help="Show the whole trace of each question.")] = False,
-    forget: Annotated[str | None, typer.Option(metavar="ID", help="Drop one cached answer, by its entry id.")] = None,
     stats: Annotated[bool, typer.Option("--stats", help="Show what the cache holds.")] = False,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PAIRS", help="Set when a near question is a hit, from labelled pairs (.tsv, .jsonl) or `cache`."
+        ),
+    ] = None,
+    wrong: Annotated[str | None, typer.Option(metavar="ID", help="This answer was wrong (trace or entry id).")] = None,
+    forget: Annotated[
+        str | None, typer.Option(metavar="ID", help="Drop one cached answer (trace or entry id).")
+    ] = None,
+    invalidate: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Drop answers by role, prompt, model, namespace, route or pattern."),
+    ] = None,
+    export: Annotated[str | None, typer.Option(metavar="FILE", help="Write the cache to a file.")] = None,
+    import_: Annotated[
+        str | None, typer.Option("--import", metavar="FILE", help="Add the answers of an export.")
+    ] = None,
+    replay: Annotated[
+        str | None, typer.Option(metavar="TRACES", help="What recorded questions would have cost under other rules.")
+    ] = None,
 ) -> None:
     """Answer through cache, then student, then Gemini: each answer at the lowest cost."""
-    given = [
-        name
-        for name, value in {
-            "a question": question,
-            "--batch": batch,
-            "--chat": chat,
-            "--forget": forget,
-            "--stats": stats,
-        }.items()
-        if value
-    ]
-    if len(given) > 1:
-        message = f"{' and '.join(given)} exclude each other"
-        raise UsageError(message)
-    if stats:
-        _stats(session)
-    elif forget is not None:
-        _forget(session, forget)
-    elif session.dry_run:
+    from potstill.cli import infer_cache as cache
+
+    aside: dict[str, tuple[Any, Callable[[Session, Any], None]]] = {
+        "--calibrate": (calibrate, cache.calibrate),
+        "--wrong": (wrong, cache.wrong),
+        "--forget": (forget, cache.forget),
+        "--invalidate": (invalidate, cache.invalidate),
+        "--export": (export, cache.export),
+        "--import": (import_, cache.take_in),
+        "--replay": (replay, cache.replay),
+        "--stats": (stats, lambda session, _: cache.stats(session)),
+    }
+    given = {name: value for name, (value, _) in aside.items()}
+    cache.exclusive({"a question": question, "--batch": batch, "--chat": chat, **given})
+    for value, act in aside.values():
+        if value:
+            act(session, value)
+            return
+    if session.dry_run:
         _plan(session)
     elif chat:
         asyncio.run(_chat(session, trace=trace))
     else:
-        questions = _questions(question, batch)
-        if batch is None and len(questions) == 1:
-            asyncio.run(_one(session, questions[0], trace=trace))
-        else:
-            _many(session, questions, jsonl=jsonl, trace=trace)
+        _answer(
+            session,
+            _questions(question, batch),
+            Wanted(batch=batch is not None, jsonl=jsonl, output=output, trace=trace),
+        )
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How the answers are given."""
+
+    batch: bool
+    jsonl: bool
+    output: Path | None
+    trace: bool
+
+
+def _answer(session: Session, questions: list[str], wanted: Wanted) -> None:
+    if not wanted.batch and wanted.output is not None:
+        message = "--output goes with --batch"
+        raise UsageError(message)
+    if not wanted.batch and len(questions) == 1:
+        asyncio.run(_one(session, questions[0], trace=wanted.trace))
+    else:
+        _many(session, questions, wanted)
 
 
 def _questions(question: str | None, batch: str | None) -> list[str]:
@@ -102,25 +150,29 @@ async def _one(session: Session, question: str, *, trace: bool) -> None:
     _tell(session, answer.trace, whole=trace)
 
 
-def _many(session: Session, questions: Sequence[str], *, jsonl: bool, trace: bool) -> None:
-    from potstill.infer.batch import beside_gemini, summarise
+def _many(session: Session, questions: Sequence[str], wanted: Wanted) -> None:
+    from potstill.infer.batch import Journal, summarise, summary_lines
 
-    result = asyncio.run(_run_batch(session, questions))
-    traces = [answer.trace for answer in result.answers.values()]
+    journal = Journal(wanted.output) if wanted.output is not None else None
+    result = asyncio.run(_run_batch(session, questions, journal))
+    traces = [row.trace for row in result.answers.values()]
     summary = summarise(traces, len(result.failures))
-    document = {
+    document: dict[str, Any] = {
         "summary": summary.model_dump(mode="json"),
-        "answers": [_row(questions[place], answer.text, answer.trace) for place, answer in result.answers.items()],
         "failed": [vars(failure) for failure in result.failures],
         "stopped": result.stopped.message if result.stopped else None,
     }
-    session.show(document, _batch_text(questions, result, jsonl=jsonl))
-    if trace:
+    if journal is not None:
+        journal.finish(result)
+        session.show({**document, "output": str(wanted.output)}, f"{len(traces)} answers in {wanted.output}")
+    else:
+        answers = [row.model_dump(mode="json") for row in result.answers.values()]
+        session.show({**document, "answers": answers}, _batch_text(result, jsonl=wanted.jsonl))
+    if wanted.trace:
         for found in traces:
             _tell(session, found, whole=True)
-    routes = ", ".join(f"{count} {route}" for route, count in summary.routes.items() if count) or "none answered"
-    session.say(f"{summary.questions} questions: {routes}; hit rate {summary.hit_rate:.0%}")
-    session.say(f"cost {beside_gemini(summary.cost_usd, summary.baseline_usd)}")
+    for line in summary_lines(summary):
+        session.say(line)
     for failure in result.failures[:SHOWN_FAILURES]:
         session.say(f"failed: {failure.question}: {failure.message}")
     _end(session, result)
@@ -138,11 +190,25 @@ def _end(session: Session, result: BatchResult) -> None:
         raise error
 
 
-async def _run_batch(session: Session, questions: Sequence[str]) -> BatchResult:
-    from potstill.infer.batch import answer_all
+async def _run_batch(session: Session, questions: Sequence[str], journal: Journal | None) -> BatchResult:
+    from potstill.infer.batch import Row, answer_all
+
+    known = journal.known(questions) if journal is not None else {}
+    if known:
+        session.say(f"{len(known)} of {len(questions)} questions were answered before")
+    step = max(1, len(questions) // PROGRESS_LINES)
+    done = len(known)
+
+    def note(place: int, row: Row | None) -> None:
+        nonlocal done
+        done += 1
+        if journal is not None and row is not None:
+            journal.add(place, row)
+        if done % step == 0 and len(questions) >= PROGRESS_LINES:
+            session.say(f"{done} of {len(questions)}")
 
     async with _router(session) as router:
-        return await answer_all(router, questions, session.config.teacher.max_concurrency)
+        return await answer_all(router, questions, session.config.teacher.max_concurrency, known=known, on_done=note)
 
 
 async def _chat(session: Session, *, trace: bool) -> None:
@@ -211,33 +277,6 @@ def _student(session: Session) -> Student | None:
     return LazyStudent(config.distill.name, roles, files_fingerprint(files, base), load)
 
 
-def _stats(session: Session) -> None:
-    from potstill.infer.cache import entries_file
-    from potstill.infer.store import read_statistics
-
-    found = read_statistics(entries_file(session.config.cache, session.workspace))
-    lines = [f"{row.namespace}: {row.entries} answers, served {row.hits} times" for row in found]
-    session.show({"namespaces": [vars(row) for row in found]}, "\n".join(lines) or "the cache is empty")
-
-
-def _forget(session: Session, identity: str) -> None:
-    from potstill.infer.cache import entries_file
-    from potstill.infer.store import EntryStore
-
-    path = entries_file(session.config.cache, session.workspace)
-    if session.dry_run:
-        session.show_plan({"forget": identity}, f"would drop {identity}")
-        return
-    found = False
-    if path.is_file():
-        with EntryStore(path) as store:
-            found = store.forget(identity)
-    if not found:
-        message = f"no cached answer has the id {identity!r}"
-        raise InputError(message, hint="the id stands in the trace as entry_id, and in the line after an answer")
-    session.show({"forgotten": identity}, f"forgotten: {identity}; the question is asked anew next time")
-
-
 def _plan(session: Session) -> None:
     from potstill.infer.settings import make_settings
 
@@ -245,7 +284,7 @@ def _plan(session: Session) -> None:
     settings = make_settings(session.config, session.workspace, student)
     who = f"student {student.name!r} as {', '.join(settings.asked)}" if student else "no student"
     text = (
-        f"exact match, then cosine >= {session.config.cache.threshold:g} with {session.config.cache.encoder}, then {who}, "
+        f"exact match, then near questions ({_nearness(settings)}) with {session.config.cache.encoder}, then {who}, "
         f"then {session.config.teacher.model}: {settings.policy.reason}"
     )
     session.show_plan({"scope": settings.scope.id, "decide": settings.policy.mode, "student": bool(student)}, text)
@@ -255,11 +294,22 @@ def _row(question: str, answer: str, trace: Trace) -> dict[str, Any]:
     return {"question": question, "answer": answer, "trace": trace.model_dump(mode="json")}
 
 
-def _batch_text(questions: Sequence[str], result: BatchResult, *, jsonl: bool) -> str:
-    rows = [(questions[place], answer.text, answer.trace) for place, answer in result.answers.items()]
+def _nearness(settings: Settings) -> str:
+    """When a near question is a hit, as far as it is known before the encoder is loaded."""
+    from potstill.infer.rule import SAFE_COSINE
+
+    if (threshold := settings.config.cache.threshold) is not None:
+        return f"cosine >= {threshold:g}, no bound on wrong hits"
+    if settings.calibration is not None:
+        return settings.calibration.reason
+    return f"cosine >= {SAFE_COSINE:g}, not calibrated"
+
+
+def _batch_text(result: BatchResult, *, jsonl: bool) -> str:
+    rows = result.answers.values()
     if jsonl:
-        return "\n".join(json.dumps(_row(*row), ensure_ascii=False) for row in rows)
-    return "\n".join(f"[{trace.route}] {question}\n{answer}\n" for question, answer, trace in rows)
+        return "\n".join(json.dumps(row.model_dump(mode="json"), ensure_ascii=False) for row in rows)
+    return "\n".join(f"[{row.trace.route}] {row.question}\n{row.answer}\n" for row in rows)
 
 
 def _tell(session: Session, trace: Trace, *, whole: bool) -> None:
@@ -270,5 +320,4 @@ def _tell(session: Session, trace: Trace, *, whole: bool) -> None:
         session.say(trace.to_line().rstrip("\n"))
         return
     cost = beside_gemini(trace.cost_usd, trace.baseline_usd)
-    entry = f"; entry {trace.entry_id}" if trace.entry_id else ""
-    session.say(f"{trace.route}: {trace.reason}; {cost}; {trace.latency_s:.2f} s{entry}")
+    session.say(f"{trace.route}: {trace.reason}; {cost}; {trace.latency_s:.2f} s; id {trace.id}")

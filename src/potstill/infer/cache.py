@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from potstill.config import CacheConfig
+from potstill.errors import PotstillError
 from potstill.infer.encoder import Encoder, Vector, load_encoder
 from potstill.infer.index import (
     CHUNK,
@@ -37,50 +38,67 @@ class Neighbour:
 class Neighbourhood:
     """What the semantic layer knows about a question.
 
-    `skipped` says why it was not asked. `vectors` (by encoder id) is what is stored with the answer, so that a question
-    is encoded once.
+    `skipped` says why it was not asked. `encoder` and `vectors` (by encoder id) are what is stored with the answer, so
+    that a question is encoded once.
     """
 
     neighbours: tuple[Neighbour, ...] = ()
     skipped: str | None = None
+    encoder: str | None = None
     vectors: dict[str, Vector] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OpenIndex:
+    """An index, and the name under which the store remembers how far it has come; None: it starts empty each time."""
+
+    index: Index
+    name: str | None = None
 
 
 class AnswerCache:
     """The cache of one workspace. Neither encoder nor index is loaded before the first semantic lookup."""
 
     def __init__(
-        self, store: EntryStore, make_encoder: Callable[[], Encoder], make_index: Callable[[Encoder], Index]
+        self,
+        store: EntryStore,
+        make_encoder: Callable[[], Encoder],
+        make_index: Callable[[Encoder], OpenIndex],
+        *,
+        broken: str | None = None,
     ) -> None:
+        """`broken` says why the configured store is not in use."""
         self.store = store
+        self.broken = broken
         self._make_encoder = make_encoder
         self._make_index = make_index
         self._encoder: Encoder | None = None
-        self._index: Index | None = None
-        self._seen: tuple[int, int] | None = None
+        self._opened: OpenIndex | None = None
+        self._seen = 0
+
+    def encoder(self) -> Encoder:
+        """The encoder, loaded at the first call. Blocking."""
+        if self._encoder is None:
+            self._encoder = self._make_encoder()
+        return self._encoder
 
     def encode(self, question: str) -> Neighbourhood:
         """Read a question with the encoder. Blocking, and free of the store: it may run in another thread."""
-        if self._encoder is None:
-            self._encoder = self._make_encoder()
-        if (reason := self._encoder.unreadable(question)) is not None:
-            return Neighbourhood(skipped=reason)
-        return Neighbourhood(vectors={self._encoder.id: self._encoder.encode([question])[0]})
+        encoder = self.encoder()
+        if (reason := encoder.unreadable(question)) is not None:
+            return Neighbourhood(skipped=reason, encoder=encoder.id)
+        return Neighbourhood(encoder=encoder.id, vectors={encoder.id: encoder.encode([question])[0]})
 
     def near(self, read: Neighbourhood, scope: str, now: float) -> Neighbourhood:
         """The nearest live entries of a scope to a question that `encode` has read."""
         encoder = self._encoder
         if read.skipped is not None or encoder is None:
             return read
-        if self._index is None:
-            self._index = self._make_index(encoder)
-        if (version := self.store.version(encoder.id)) != self._seen:
-            catch_up(self.store, self._index, encoder.id)
-            self._seen = version
-        found = self._index.search(read.vectors[encoder.id], scope, NEIGHBOURS)
+        index = self._current(encoder)
+        found = index.search(read.vectors[encoder.id], scope, NEIGHBOURS)
         entries = ((self.store.by_number(near.number, scope, now), near.cosine) for near in found)
         live = tuple(Neighbour(entry, cosine) for entry, cosine in entries if entry is not None)
-        return Neighbourhood(neighbours=live, vectors=read.vectors)
+        return Neighbourhood(neighbours=live, encoder=encoder.id, vectors=read.vectors)
 
     def put(self, fresh: Fresh, now: float, vectors: dict[str, Vector]) -> Entry:
         """Store an answer; the index learns of it at its next lookup."""
@@ -88,22 +106,50 @@ class AnswerCache:
 
     def close(self) -> None:
         """Let go of the index and the store."""
-        if self._index is not None:
-            self._index.close()
+        if self._opened is not None:
+            self._opened.index.close()
         self.store.close()
+
+    def _current(self, encoder: Encoder) -> Index:
+        """The index, brought up to date with what this and other processes have written."""
+        if self._opened is None:
+            self._opened = self._make_index(encoder)
+            name = self._opened.name
+            self._seen = self.store.indexed(name) if name else 0
+            if self._seen == 0:
+                self._seen = self._caught_up(self._opened, encoder.id)
+        if self.store.seq() != self._seen:
+            self._seen = self._caught_up(self._opened, encoder.id)
+        return self._opened.index
+
+    def _caught_up(self, opened: OpenIndex, encoder: str) -> int:
+        seq = self.store.seq()
+        catch_up(self.store, opened.index, encoder, self._seen)
+        if opened.name:
+            self.store.note_indexed(opened.name, seq)
+        return seq
 
 
 def open_cache(config: CacheConfig, workspace: Workspace) -> AnswerCache:
-    """The cache that a config names, below `cache.path` or in the workspace."""
-    entries = entries_file(config, workspace)
-    store = EntryStore(entries, ttl_s=config.ttl_s)
+    """The cache that a config names, below `cache.path` or in the workspace.
 
-    def make_index(encoder: Encoder) -> Index:
-        return _open_index(config, entries.parent / workspace.cache_index.name, store, encoder)
+    One that cannot be used is passed by: answers are then kept in memory for as long as this process runs.
+    """
+    path = entries_file(config, workspace)
+    broken = None
+    try:
+        store = EntryStore(path, ttl_s=config.ttl_s, max_entries=config.max_entries)
+    except PotstillError as error:
+        broken = error.message
+        store = EntryStore(None, ttl_s=config.ttl_s, max_entries=config.max_entries)
 
-    return AnswerCache(
-        store, lambda: load_encoder(config.encoder, entries.parent / workspace.encoders.name), make_index
-    )
+    def make_index(encoder: Encoder) -> OpenIndex:
+        if broken is not None:
+            return OpenIndex(MemoryIndex())
+        return _open_index(config, path.parent / workspace.cache_index.name, store, encoder)
+
+    graphs = path.parent / workspace.encoders.name
+    return AnswerCache(store, lambda: load_encoder(config.encoder, graphs), make_index, broken=broken)
 
 
 def entries_file(config: CacheConfig, workspace: Workspace) -> Path:
@@ -111,27 +157,46 @@ def entries_file(config: CacheConfig, workspace: Workspace) -> Path:
     return Path(config.path) / workspace.cache_entries.name if config.path else workspace.cache_entries
 
 
-def catch_up(store: EntryStore, index: Index, encoder: str) -> None:
-    """Make an index hold exactly the vectors that the store has of an encoder."""
-    wanted, present = store.numbers(encoder), index.numbers()
-    if gone := present - wanted:
-        index.delete(sorted(gone))
-    for chunk in _chunks(sorted(wanted - present)):
-        index.upsert(store.vectors(encoder, chunk))
+def catch_up(store: EntryStore, index: Index, encoder: str, since: int = 0) -> None:
+    """Make an index hold exactly the vectors that the store has of an encoder.
+
+    From a `seq` on by what has changed since; from 0 by comparing everything.
+    """
+    if since:
+        came, gone = store.changes(encoder, since)
+    else:
+        wanted, present = store.numbers(encoder), index.numbers()
+        came, gone = sorted(wanted - present), sorted(present - wanted)
+    for chunk in _chunks(gone):
+        index.delete(chunk)
+    for chunk in _chunks(came):
+        if points := store.vectors(encoder, chunk):
+            index.upsert(points)
 
 
-def _open_index(config: CacheConfig, folder: Path, store: EntryStore, encoder: Encoder) -> Index:
+def _open_index(config: CacheConfig, folder: Path, store: EntryStore, encoder: Encoder) -> OpenIndex:
     """The configured index; while another process holds an embedded one, a copy in memory."""
     name = text_sha(encoder.id)[:16]
     if config.url is not None:
-        return open_server(config.url, f"potstill-{store.id}-{name}", encoder.dims)
+        collection = f"potstill-{store.id}-{name}"
+        server = open_server(config.url, collection, encoder.dims)
+        if server.fresh:
+            store.note_indexed(collection, 0)
+        return OpenIndex(server, collection)
+    kind = f"{config.index}-{name}"
+    known = (folder / kind).is_dir()
     try:
         with store.exclusive():  # two processes that create one shard at the same time break it
-            if config.index == "local":
-                return open_local(folder / f"local-{name}", encoder.dims)
-            return EdgeIndex(folder / f"edge-{name}", encoder.dims)
+            opened: Index = (
+                open_local(folder / kind, encoder.dims)
+                if config.index == "local"
+                else EdgeIndex(folder / kind, encoder.dims)
+            )
     except IndexBusyError:
-        return MemoryIndex()
+        return OpenIndex(MemoryIndex())
+    if not known:
+        store.note_indexed(kind, 0)
+    return OpenIndex(opened, kind)
 
 
 def _chunks(numbers: Sequence[int]) -> list[Sequence[int]]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from potstill.infer.guard import veto
 from potstill.student.answers import StudentAnswer
 
 Mode = Literal["always", "uncertain", "never"]
@@ -27,21 +26,6 @@ class Policy:
 
     mode: Mode
     threshold: float | None
-    reason: str
-
-
-@dataclass(frozen=True)
-class Hit:
-    """Serve candidate number `place` of a semantic lookup."""
-
-    place: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Miss:
-    """Nothing in the cache fits."""
-
     reason: str
 
 
@@ -76,22 +60,6 @@ def policy(decide: Mode | None, threshold: float | None) -> Policy:
     if threshold is not None:
         return Policy("uncertain", threshold, "decide uncertain, as the verdict has a threshold")
     return Policy("always", None, "decide always, as no verdict has a threshold")
-
-
-def judge_neighbours(question: str, neighbours: Sequence[tuple[str, float]], threshold: float) -> Hit | Miss:
-    """Choose among cached questions with their cosines, nearest first: the nearest that nothing speaks against."""
-    if not neighbours:
-        return Miss("no cached question near it")
-    if neighbours[0][1] < threshold:
-        return Miss(f"nearest cached question at cosine {neighbours[0][1]:.3f} < {threshold:g}")
-    vetoes = []
-    for place, (cached, cosine) in enumerate(neighbours):
-        if cosine < threshold:
-            break
-        if (against := veto(question, cached)) is None:
-            return Hit(place, f"cosine {cosine:.3f} >= {threshold:g}")
-        vetoes.append(f"cosine {cosine:.3f}, but {against}")
-    return Miss("; ".join(vetoes[:2]))
 
 
 def after_students(policy: Policy, answers: Sequence[StudentAnswer]) -> TakeStudent | AskTeacher:

@@ -86,6 +86,9 @@ def load_encoder(name: str, graphs: Path) -> Encoder:
     from potstill.infer.sentence import SentenceEncoder
 
     folder = model_folder(name) or _downloaded(name)
+    if not any((folder / file).is_file() for file in ("modules.json", "config.json")):
+        message = f"encoder {name!r} cannot be loaded: {folder} holds no model"
+        raise MachineError(message, hint="it has neither modules.json nor config.json; see cache.encoder")
     try:
         return OnnxEncoder(name, folder, graphs)
     except UnsupportedModelError:

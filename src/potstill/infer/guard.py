@@ -31,10 +31,8 @@ def veto(question: str, cached: str) -> str | None:
         return f"numbers differ: {_listed(numbers)} / {_listed(cached_numbers)}"
     if _negations(question) % 2 != _negations(cached) % 2:
         return "one of the two is negated"
-    for left, right in ANTONYMS:
-        for one, other in ((left, right), (right, left)):
-            if _only(question, cached, one) and _only(cached, question, other):
-                return f"opposites: {one!r} / {other!r}"
+    if (opposed := _opposed(question, cached)) is not None:
+        return opposed
     return _swapped_names(question, cached) or _other_order(question, cached)
 
 
@@ -54,12 +52,26 @@ def _negations(text: str) -> int:
     return english + len(NEGATION_ZH.findall(NO_NEGATION_ZH.sub("", text)))
 
 
-def _only(text: str, other: str, term: str) -> bool:
-    return _holds(text, term) and not _holds(other, term)
+def _opposed(question: str, cached: str) -> str | None:
+    """Each side holds one of two opposites that the other does not."""
+    words, cached_words = set(_words(question)), set(_words(cached))
 
+    def alone(term: str) -> tuple[bool, bool]:
+        """Whether a term stands in the question only, and in the cached one only."""
+        if term.isascii():
+            here, there = term in words, term in cached_words
+        else:
+            here, there = term in question, term in cached
+        return here and not there, there and not here
 
-def _holds(text: str, term: str) -> bool:
-    return term in _words(text) if term.isascii() else term in text
+    for left, right in ANTONYMS:
+        left_here, left_there = alone(left)
+        right_here, right_there = alone(right)
+        if left_here and right_there:
+            return f"opposites: {left!r} / {right!r}"
+        if right_here and left_there:
+            return f"opposites: {right!r} / {left!r}"
+    return None
 
 
 def _swapped_names(question: str, cached: str) -> str | None:

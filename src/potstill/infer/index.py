@@ -18,6 +18,7 @@ from potstill.infer.store import StoredVector
 
 CHUNK = 256
 """Points sent together."""
+FIRST_ROWS = 64
 SERVER_TIMEOUT_S = 10
 LOCKED = ("WouldBlock", "already accessed")
 """What Qdrant Edge and qdrant-client's local mode say when another process has the folder open."""
@@ -55,44 +56,72 @@ class Index(Protocol):
 
 
 class MemoryIndex:
-    """All vectors in memory, compared one by one by numpy: exact, without files, open to any number of processes."""
+    """All vectors in memory, one matrix a scope, compared by numpy: exact, without files, open to any number of processes."""
 
     def __init__(self) -> None:
-        self._points: dict[int, StoredVector] = {}
-        self._matrices: dict[str, tuple[list[int], Any]] = {}
+        self._shelves: dict[str, _Shelf] = {}
+        self._scopes: dict[int, str] = {}
 
     def upsert(self, points: Sequence[StoredVector]) -> None:
         """Add or replace vectors."""
-        self._points |= {point.number: point for point in points}
-        self._matrices.clear()
+        self.delete([point.number for point in points])
+        for point in points:
+            shelf = self._shelves.setdefault(point.scope, _Shelf(len(point.vector)))
+            shelf.add(point.number, point.vector)
+            self._scopes[point.number] = point.scope
 
     def search(self, vector: Vector, scope: str, limit: int) -> list[Near]:
         """The nearest of one scope, nearest first."""
-        import numpy as np
-
-        if scope not in self._matrices:
-            mine = [point for point in self._points.values() if point.scope == scope]
-            matrix = np.array([_unit(point.vector) for point in mine], dtype=np.float32)
-            self._matrices[scope] = ([point.number for point in mine], matrix)
-        numbers, matrix = self._matrices[scope]
-        if not numbers:
-            return []
-        cosines = matrix @ np.array(_unit(vector), dtype=np.float32)
-        best = np.argsort(-cosines, kind="stable")[:limit]
-        return [Near(numbers[place], float(cosines[place])) for place in best]
+        shelf = self._shelves.get(scope)
+        return shelf.nearest(vector, limit) if shelf else []
 
     def delete(self, numbers: Sequence[int]) -> None:
         """Take entries out."""
         for number in numbers:
-            self._points.pop(number, None)
-        self._matrices.clear()
+            if (scope := self._scopes.pop(number, None)) is not None:
+                self._shelves[scope].remove(number)
 
     def numbers(self) -> set[int]:
         """All entries that are in."""
-        return set(self._points)
+        return set(self._scopes)
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+
+class _Shelf:
+    """The unit vectors of one scope in a matrix that doubles as it fills; the last row takes a removed one's place."""
+
+    def __init__(self, dims: int) -> None:
+        import numpy as np
+
+        self._np = np
+        self._matrix = np.zeros((FIRST_ROWS, dims), np.float32)
+        self._numbers: list[int] = []
+        self._rows: dict[int, int] = {}
+
+    def add(self, number: int, vector: Vector) -> None:
+        row = len(self._numbers)
+        if row == len(self._matrix):
+            self._matrix = self._np.concatenate([self._matrix, self._np.zeros_like(self._matrix)])
+        self._matrix[row] = _unit(vector)
+        self._numbers.append(number)
+        self._rows[number] = row
+
+    def remove(self, number: int) -> None:
+        row, last = self._rows.pop(number), self._numbers.pop()
+        if last != number:
+            self._matrix[row] = self._matrix[len(self._numbers)]
+            self._numbers[row] = last
+            self._rows[last] = row
+
+    def nearest(self, vector: Vector, limit: int) -> list[Near]:
+        count = len(self._numbers)
+        cosines = self._matrix[:count] @ self._np.array(_unit(vector), self._np.float32)
+        every = self._np.arange(count)
+        chosen = self._np.argpartition(-cosines, limit - 1)[:limit] if count > limit else every
+        ranked = sorted(chosen.tolist(), key=lambda row: (-cosines[row], self._numbers[row]))
+        return [Near(self._numbers[row], float(cosines[row])) for row in ranked]
 
 
 class EdgeIndex:
@@ -165,7 +194,8 @@ class QdrantIndex:
 
         self._client, self._collection, self._models = client, collection, models
         self._lock = threading.Lock()
-        if not client.collection_exists(collection):
+        self.fresh = not client.collection_exists(collection)
+        if self.fresh:
             params = models.VectorParams(size=dims, distance=models.Distance.COSINE)
             client.create_collection(collection, vectors_config=params)
 

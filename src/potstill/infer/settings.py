@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 
 from potstill.config import Config
 from potstill.errors import UsageError
+from potstill.infer.calibrating import calibration_files, read_calibration
+from potstill.infer.calibration import Calibration
 from potstill.infer.decide import SCHEMAS, Decision, Policy, policy
 from potstill.infer.key import Scope
 from potstill.infer.panel import read_verdict
@@ -30,6 +32,7 @@ class Settings:
     scope: Scope
     templates: dict[Decision, str]
     book: PriceBook
+    calibration: Calibration | None = None
 
     @property
     def role(self) -> Role:
@@ -66,7 +69,8 @@ def make_settings(config: Config, workspace: Workspace, student: Student | None)
         decision=config.infer.decision,
         templates=text_sha("\0".join(templates.values())),
     )
-    return Settings(config, decided, roles, scope, templates, book)
+    calibration = read_calibration(calibration_files(config.cache, workspace).json)
+    return Settings(config, decided, roles, scope, templates, book, calibration)
 
 
 def _roles(config: Config, student: Student | None) -> tuple[Role, ...]:

@@ -8,47 +8,27 @@ from __future__ import annotations
 
 import sqlite3
 import sys
-import time
-import uuid
 from array import array
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from potstill.errors import InputError, MachineError
+from potstill.infer.database import Transaction, open_database, unusable
 from potstill.infer.encoder import Vector
 
-APPLICATION_ID = 0x506F7443  # "PotC"
-SCHEMA_VERSION = 1
-BUSY_S = 30.0
-BUSY_STEP_S = 0.02
-SCHEMA = """
-CREATE TABLE about (store_id TEXT NOT NULL) STRICT;
-CREATE TABLE entries (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
-    scope TEXT NOT NULL,
-    namespace TEXT NOT NULL,
-    question TEXT NOT NULL,
-    answer TEXT NOT NULL,
-    route TEXT NOT NULL,
-    model TEXT,
-    created REAL NOT NULL,
-    hits INTEGER NOT NULL DEFAULT 0,
-    last_hit REAL
-) STRICT;
-CREATE TABLE vectors (
-    number INTEGER NOT NULL REFERENCES entries (number) ON DELETE CASCADE,
-    encoder TEXT NOT NULL,
-    vector BLOB NOT NULL,
-    PRIMARY KEY (encoder, number)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE rounds (id TEXT PRIMARY KEY, dropped INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-"""
-COLUMNS = "number, id, scope, namespace, question, answer, route, model, created, hits"
+COLUMNS = "number, id, scope, namespace, question, answer, route, model, created, hits, floor"
+NAMES = tuple(COLUMNS.split(", "))
+PAGE = 500
+EVICT_EVERY = 64
+"""The size limit is looked at once in so many new entries: counting rows is not free."""
+EVICTION = (
+    "DELETE FROM entries WHERE number IN"
+    " (SELECT number FROM entries ORDER BY coalesce(last_hit, created), number LIMIT ?)"
+)
 DROPPED = (
     "INSERT INTO rounds SELECT id, 1 FROM entries WHERE {condition}"
     " ON CONFLICT (id) DO UPDATE SET dropped = dropped + 1"
@@ -70,20 +50,27 @@ class Fresh:
 
 @dataclass(frozen=True)
 class Entry(Fresh):
-    """A stored answer. `created` is in Unix seconds; `hits` counts how often it was served."""
+    """A stored answer. `created` is in Unix seconds; `hits` counts how often it was served.
+
+    `floor`: a semantic hit on it must score above this, because one that scored so was wrong (as in vCache,
+    arXiv 2502.03771, each entry learns its own threshold).
+    """
 
     number: int
     created: float
     hits: int
+    floor: float
 
 
 @dataclass(frozen=True)
-class NamespaceStatistics:
-    """What one namespace holds."""
+class Judged:
+    """A question beside a cached one, and whether the cached answer fits; `source` is audit, shadow or feedback."""
 
+    source: str
     namespace: str
-    entries: int
-    hits: int
+    question: str
+    cached: str
+    fits: bool
 
 
 @dataclass(frozen=True)
@@ -98,14 +85,16 @@ class StoredVector:
 class EntryStore:
     """The entries of one cache folder. Use it as a context manager; not to be shared between threads."""
 
-    def __init__(self, path: Path, *, ttl_s: int | None = None) -> None:
-        """Open or create the file; raises MachineError where that fails, InputError for a file of another kind."""
+    def __init__(self, path: Path | None, *, ttl_s: int | None = None, max_entries: int | None = None) -> None:
+        """Open or create the file; None: in memory. Raises MachineError, or InputError for a file of another kind."""
         self._ttl_s = ttl_s
+        self._max_entries = max_entries
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = _opened(path)
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = open_database(path)
         except sqlite3.OperationalError as error:
-            raise _unusable(error) from error
+            raise unusable(error) from error
         except sqlite3.DatabaseError as error:
             message = f"{path} is not a readable cache: {error}"
             raise InputError(
@@ -130,7 +119,7 @@ class EntryStore:
 
     def put(self, fresh: Fresh, now: float, vectors: dict[str, Vector] | None = None) -> Entry:
         """Store an answer in place of an older one to the same question; `vectors` by encoder id."""
-        with _Transaction(self._connection) as connection:
+        with Transaction(self._connection) as connection:
             connection.execute("DELETE FROM entries WHERE id = ?", (fresh.id,))
             number = connection.execute(
                 "INSERT INTO entries (id, scope, namespace, question, answer, route, model, created)"
@@ -139,13 +128,11 @@ class EntryStore:
             ).lastrowid
             connection.executemany(
                 "INSERT INTO vectors VALUES (?, ?, ?)",
-                [(number, encoder, _packed(vector)) for encoder, vector in (vectors or {}).items()],
+                [(number, encoder, packed(vector)) for encoder, vector in (vectors or {}).items()],
             )
-        found = self.by_number(int(number or 0), fresh.scope, now)
-        if found is None:
-            message = f"{fresh.id} was removed while it was stored"
-            raise MachineError(message)
-        return found
+        if self._max_entries is not None and int(number or 0) % EVICT_EVERY == 0:
+            self.evict(self._max_entries)
+        return Entry(**vars(fresh), number=int(number or 0), created=now, hits=0, floor=0.0)
 
     def exact(self, identity: str, scope: str, now: float) -> Entry | None:
         """The live entry of an exact key in its scope."""
@@ -157,7 +144,7 @@ class EntryStore:
 
     def served(self, entry: Entry, now: float) -> None:
         """Count a hit. It does not make the entry any younger."""
-        with _Transaction(self._connection) as connection:
+        with Transaction(self._connection) as connection:
             connection.execute("UPDATE entries SET hits = hits + 1, last_hit = ? WHERE number = ?", (now, entry.number))
 
     def rounds(self, identity: str) -> int:
@@ -173,19 +160,85 @@ class EntryStore:
         """Drop what is older than the time to live, counted from its creation; how many that were."""
         return 0 if self._ttl_s is None else self._drop("created <= ?", now - self._ttl_s)
 
-    def statistics(self) -> tuple[NamespaceStatistics, ...]:
-        """Entries and hits by namespace."""
-        rows = self._connection.execute(
-            "SELECT namespace, count(*), sum(hits) FROM entries GROUP BY namespace ORDER BY namespace"
-        )
-        return tuple(NamespaceStatistics(*row) for row in rows)
+    def evict(self, keep: int) -> int:
+        """Drop what was used longest ago until `keep` entries are left; how many those were.
 
-    def version(self, encoder: str) -> tuple[int, int]:
-        """Changes whenever vectors of an encoder come or go, in whichever process."""
-        row = self._connection.execute(
-            "SELECT coalesce(max(number), 0), count(*) FROM vectors WHERE encoder = ?", (encoder,)
-        ).fetchone()
-        return int(row[0]), int(row[1])
+        Nothing is asked anew for it: the ledger still has the answer, which was neither wrong nor old.
+        """
+        with Transaction(self._connection) as connection:
+            count = int(connection.execute("SELECT count(*) FROM entries").fetchone()[0])
+            return connection.execute(EVICTION, (max(0, count - keep),)).rowcount
+
+    def raise_floor(self, identity: str, score: float) -> bool:
+        """A semantic hit on this entry that scored so was wrong: it must score higher from now on."""
+        with Transaction(self._connection) as connection:
+            change = "UPDATE entries SET floor = max(floor, ?) WHERE id = ?"
+            return connection.execute(change, (score, identity)).rowcount > 0
+
+    def name_scope(self, identity: str, about: str) -> None:
+        """Keep what a scope stands for (JSON), so that entries can be found by role, prompt or model."""
+        known = self._connection.execute("SELECT 1 FROM scopes WHERE id = ?", (identity,)).fetchone()
+        if known is None:
+            with Transaction(self._connection) as connection:
+                connection.execute("INSERT OR IGNORE INTO scopes VALUES (?, ?)", (identity, about))
+
+    def scopes(self) -> dict[str, str]:
+        """What each scope stands for, as JSON."""
+        return dict(self._connection.execute("SELECT id, about FROM scopes").fetchall())
+
+    def note_judged(self, judged: Judged, now: float) -> None:
+        """Keep a verdict on a would-be hit, for the next calibration."""
+        values = (now, judged.source, judged.namespace, judged.question, judged.cached, int(judged.fits))
+        with Transaction(self._connection) as connection:
+            connection.execute("INSERT INTO judged VALUES (?, ?, ?, ?, ?, ?)", values)
+
+    def judged(self, since: float = 0.0) -> list[Judged]:
+        """The verdicts from a moment on."""
+        rows = self._connection.execute(
+            "SELECT source, namespace, question, cached, fits FROM judged WHERE at >= ? ORDER BY at", (since,)
+        )
+        return [Judged(row[0], row[1], row[2], row[3], bool(row[4])) for row in rows]
+
+    def count(self) -> int:
+        """Entries, live or expired."""
+        return int(self._connection.execute("SELECT count(*) FROM entries").fetchone()[0])
+
+    def entries(self) -> Iterator[Entry]:
+        """All entries in the order in which they came."""
+        after = 0
+        while rows := self._connection.execute(
+            f"SELECT {COLUMNS} FROM entries WHERE number > ? ORDER BY number LIMIT {PAGE}",  # noqa: S608  (constants)
+            (after,),
+        ).fetchall():
+            yield from (Entry(**dict(zip(NAMES, row, strict=True))) for row in rows)
+            after = rows[-1][0]
+
+    def vectors_of(self, number: int) -> dict[str, Vector]:
+        """The vectors of one entry by encoder."""
+        rows = self._connection.execute("SELECT encoder, vector FROM vectors WHERE number = ?", (number,))
+        return {encoder: unpacked(vector) for encoder, vector in rows}
+
+    def seq(self) -> int:
+        """Grows whenever vectors come or go, in whichever process."""
+        return int(self._connection.execute("SELECT coalesce(max(seq), 0) FROM changes").fetchone()[0])
+
+    def changes(self, encoder: str, since: int) -> tuple[list[int], list[int]]:
+        """Entries whose vectors of an encoder came, and went, after a `seq`; one that came and went only went."""
+        rows = self._connection.execute(
+            "SELECT number, gone FROM changes WHERE seq > ? AND encoder = ? ORDER BY seq", (since, encoder)
+        )
+        last = dict(rows.fetchall())
+        return [number for number, gone in last.items() if not gone], [number for number, gone in last.items() if gone]
+
+    def indexed(self, name: str) -> int:
+        """The `seq` up to which an index on disk is known to hold everything; 0 for an unknown one."""
+        row = self._connection.execute("SELECT seq FROM indexed WHERE name = ?", (name,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def note_indexed(self, name: str, seq: int) -> None:
+        """An index on disk holds everything up to here."""
+        with Transaction(self._connection) as connection:
+            connection.execute("INSERT OR REPLACE INTO indexed VALUES (?, ?)", (name, seq))
 
     def numbers(self, encoder: str) -> set[int]:
         """All entries that have a vector of this encoder."""
@@ -196,11 +249,11 @@ class EntryStore:
         """The vectors of some entries; entries that are gone are left out."""
         query = "SELECT number, scope, vector FROM vectors JOIN entries USING (number) WHERE encoder = ? AND number = ?"
         found = (self._connection.execute(query, (encoder, number)).fetchone() for number in numbers)
-        return [StoredVector(row[0], row[1], _unpacked(row[2])) for row in found if row is not None]
+        return [StoredVector(row[0], row[1], unpacked(row[2])) for row in found if row is not None]
 
     def exclusive(self) -> AbstractContextManager[sqlite3.Connection]:
         """While this is held, no other process writes here, or holds it too. Not to be nested with writing."""
-        return _Transaction(self._connection)
+        return Transaction(self._connection)
 
     def _one(self, condition: str, value: str | int, scope: str, now: float) -> Entry | None:
         youngest = now - self._ttl_s if self._ttl_s is not None else float("-inf")
@@ -208,102 +261,24 @@ class EntryStore:
             f"SELECT {COLUMNS} FROM entries WHERE {condition} AND scope = ? AND created > ?",  # noqa: S608  (constants)
             (value, scope, youngest),
         ).fetchone()
-        names = [name.strip() for name in COLUMNS.split(",")]
-        return Entry(**dict(zip(names, row, strict=True))) if row else None
+        return Entry(**dict(zip(NAMES, row, strict=True))) if row else None
 
     def _drop(self, condition: str, value: Any) -> int:
-        with _Transaction(self._connection) as connection:
+        with Transaction(self._connection) as connection:
             connection.execute(DROPPED.format(condition=condition), (value,))
             return connection.execute(f"DELETE FROM entries WHERE {condition}", (value,)).rowcount  # noqa: S608  (constants)
 
 
-class _Transaction:
-    """BEGIN IMMEDIATE, then COMMIT, or ROLLBACK where something was raised."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def __enter__(self) -> sqlite3.Connection:
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            raise _unusable(error) from error
-        return self._connection
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self._connection.execute("COMMIT")
-        elif self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
-        if isinstance(error, sqlite3.OperationalError):
-            raise _unusable(error) from error
-
-
-def read_statistics(path: Path) -> tuple[NamespaceStatistics, ...]:
-    """Statistics of a cache that is only read; a missing file holds nothing."""
-    if not path.is_file():
-        return ()
-    with closing(EntryStore(path)) as store:
-        return store.statistics()
-
-
-def _opened(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
-    try:
-        _prepare(connection, path)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    _use_wal(connection)
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("PRAGMA foreign_keys = ON")
-    with _Transaction(connection):
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0 and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
-            for statement in SCHEMA.split(";\n"):
-                connection.execute(statement)
-            connection.execute("INSERT INTO about VALUES (?)", (uuid.uuid4().hex,))
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            version = SCHEMA_VERSION
-        owner = connection.execute("PRAGMA application_id").fetchone()[0]
-    if owner != APPLICATION_ID or version != SCHEMA_VERSION:
-        message = f"{path} is not a cache of this version of potstill"
-        raise InputError(message, hint="choose another cache.path, or delete the file: it is only a cache")
-
-
-def _use_wal(connection: sqlite3.Connection) -> None:
-    """Switch to WAL. SQLite's own timeout does not cover it: of two first openers one is refused at once."""
-    until = time.monotonic() + BUSY_S
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
-                raise
-            time.sleep(BUSY_STEP_S)
-
-
-def _unusable(error: sqlite3.OperationalError) -> MachineError:
-    return MachineError(f"the cache cannot be used: {error}", hint="is the disk full, or the folder read-only?")
-
-
-def _packed(vector: Vector) -> bytes:
-    """Little-endian float32, whatever the machine."""
+def packed(vector: Vector) -> bytes:
+    """A vector as little-endian float32, whatever the machine."""
     values = array("f", vector)
     if sys.byteorder == "big":
         values.byteswap()
     return values.tobytes()
 
 
-def _unpacked(data: bytes) -> Vector:
+def unpacked(data: bytes) -> Vector:
+    """The vector of its bytes; raises ValueError where they are no whole numbers."""
     values = array("f")
     values.frombytes(data)
     if sys.byteorder == "big":

@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Literal
 
-from potstill.infer.cache import Neighbourhood
+from potstill.infer.cache import Neighbour, Neighbourhood
 from potstill.infer.store import Entry
 from potstill.records import Message, Record, Trace
 
@@ -23,7 +23,12 @@ class RouterAnswer(Record):
 
 @dataclass
 class Work:
-    """One question on its way: what is known so far, and why the steps before did not answer."""
+    """One question on its way: what is known so far, and why the steps before did not answer.
+
+    `sample` says which answer of Gemini is wanted: the ledger gives an equal request its old answer for nothing, which is
+    right after a crash, and wrong once that answer was forgotten or has expired. `near` is the nearest cached question
+    that no guard spoke against, with its `score`; `shadowed`: it would have been served.
+    """
 
     question: str
     namespace: str
@@ -37,6 +42,13 @@ class Work:
     read: Neighbourhood = field(default_factory=Neighbourhood)
     spent: Decimal = Decimal(0)
     roles: tuple[str, ...] = ()
+    sample: int = 0
+    near: Neighbour | None = None
+    score: float | None = None
+    shadowed: bool = False
+    escalated: bool = False
+    nearest_agreement: float | None = None
+    student_agreement: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,232 @@
+"""What `potstill infer` does to its cache beside answering: statistics, calibration, feedback, dropping, taking it along."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from potstill.cli.session import Session
+from potstill.errors import InputError, UsageError
+from potstill.records import Trace
+
+if TYPE_CHECKING:
+    from potstill.infer.calibration import Calibration
+    from potstill.infer.store import EntryStore
+
+FROM_CACHE = "cache"
+"""In place of a file of pairs: the verdicts that shadow mode, audits and feedback have left in the cache."""
+
+
+PROGRESS = 256 * 20
+"""Questions encoded between two lines of progress."""
+
+
+def stats(session: Session) -> None:
+    """What the cache holds, how it is calibrated, and what audits found."""
+    from potstill.infer.calibrating import calibration_files, read_calibration
+    from potstill.infer.upkeep import audits, statistics
+
+    calibration = read_calibration(calibration_files(session.config.cache, session.workspace).json)
+    store = _store(session)
+    if store is None:
+        session.show({"namespaces": [], "audits": [], "calibration": None}, "the cache is empty")
+        return
+    with store:
+        found, checked = statistics(store), audits(store.judged())
+    lines = [f"{row.namespace}: {row.entries} answers, served {row.hits} times" for row in found]
+    lines += [
+        f"{row.source}: {row.wrong} of {row.judged} would-be hits wrong ({row.low:.1%} to {row.high:.1%})"
+        for row in checked
+    ]
+    lines.append(f"calibration: {calibration.reason}" if calibration else "calibration: none; see --calibrate")
+    document = {
+        "namespaces": [vars(row) for row in found],
+        "audits": [vars(row) for row in checked],
+        "calibration": _short(calibration) if calibration else None,
+    }
+    session.show(document, "\n".join(lines if found else ["the cache is empty", *lines]))
+
+
+def calibrate(session: Session, source: str) -> None:
+    """Set the semantic layer's rule from labelled pairs."""
+    from potstill.infer.calibrating import calibration_files, run_calibration
+    from potstill.infer.pairs import Pair, read_pairs
+
+    cache = session.config.cache
+    if source == FROM_CACHE:
+        with _open(session) as store:
+            judged = store.judged()
+        pairs = tuple(Pair(found.question, found.cached, found.fits) for found in judged)
+        if not pairs:
+            message = "the cache holds no verdicts yet"
+            raise InputError(message, hint="gather some with cache.shadow: true, or give a file of pairs")
+    else:
+        pairs = read_pairs(Path(source))
+    if session.dry_run:
+        session.show_plan({"pairs": len(pairs)}, f"would calibrate {cache.encoder} on {len(pairs)} pairs")
+        return
+    files = calibration_files(cache, session.workspace)
+
+    def progress(done: int, of: int) -> None:
+        if done == of or done % PROGRESS == 0:
+            session.say(f"encoded {done} of {of} questions")
+
+    found = run_calibration(cache, session.workspace, pairs, source, progress)
+    if cache.threshold is not None:
+        session.say(
+            f"note: cache.threshold {cache.threshold:g} is set and wins over this; unset it to use the calibration"
+        )
+    session.show({"calibration": _short(found), "files": [str(files.json), str(files.png)]}, _told(found, files.png))
+
+
+def forget(session: Session, identity: str) -> None:
+    """Drop one answer, by its entry id or the id of a trace that was served from it."""
+    trace = _trace(session, identity)
+    entry = (trace.entry_id or identity) if trace else identity
+    if session.dry_run:
+        session.show_plan({"forget": entry}, f"would drop {entry}")
+        return
+    store = _store(session)
+    dropped = False
+    if store is not None:
+        with store:
+            dropped = store.forget(entry)
+    if not dropped:
+        message = f"no cached answer has the id {identity!r}"
+        raise InputError(message, hint="the id stands in the trace as entry_id, and in the line after an answer")
+    session.show({"forgotten": entry}, f"forgotten: {entry}; the question is asked anew next time")
+
+
+def wrong(session: Session, identity: str) -> None:
+    """Take in that an answer was wrong: a semantic hit must score higher from now on, any other answer is dropped."""
+    from potstill.infer.store import Judged
+
+    trace = _trace(session, identity)
+    if trace is None or trace.route != "semantic" or trace.entry_id is None:
+        forget(session, identity)
+        return
+    if session.dry_run:
+        session.show_plan({"wrong": trace.entry_id}, f"would tighten {trace.entry_id}")
+        return
+    with _open(session) as store:
+        entry = next((found for found in store.entries() if found.id == trace.entry_id), None)
+        if entry is None:
+            message = f"the cached answer {trace.entry_id} is gone already"
+            raise InputError(message)
+        score = trace.score if trace.score is not None else (trace.cosine or 1.0)
+        store.raise_floor(entry.id, score)
+        store.note_judged(Judged("feedback", trace.namespace, trace.query, entry.question, fits=False), time.time())
+    text = f"noted: a question as near to {entry.question!r} (score {score:.3f}) no longer gets its answer"
+    session.show({"tightened": entry.id, "floor": score}, text)
+
+
+def invalidate(session: Session, filters: list[str]) -> None:
+    """Drop all answers to which the filters apply."""
+    from potstill.infer.upkeep import matching, parse_filters
+
+    wanted = parse_filters(filters)
+    store = _store(session)
+    found: list[str] = []
+    if store is not None:
+        with store:
+            found = [entry.id for entry in matching(store, wanted)]
+            for identity in found if not session.dry_run else []:
+                store.forget(identity)
+    if session.dry_run:
+        session.show_plan({"invalidate": len(found)}, f"would drop {len(found)} answers")
+    else:
+        session.show({"invalidated": len(found)}, f"dropped {len(found)} answers; their questions are asked anew")
+
+
+def export(session: Session, target: str) -> None:
+    """Write all entries to a file."""
+    from potstill.infer.upkeep import export as write
+
+    if session.dry_run:
+        session.show_plan({"export": target}, f"would write the cache to {target}")
+        return
+    with _open(session) as store:
+        count = write(store, Path(target))
+    session.show({"exported": count, "file": target}, f"{count} answers written to {target}")
+
+
+def take_in(session: Session, source: str) -> None:
+    """Add the entries of an export."""
+    from potstill.infer.upkeep import restore
+
+    if session.dry_run:
+        session.show_plan({"import": source}, f"would add the answers of {source}")
+        return
+    with _open(session) as store:
+        added, known = restore(store, Path(source), time.time())
+    session.show({"imported": added, "known": known}, f"{added} answers added, {known} were here")
+
+
+def replay(session: Session, source: str) -> None:
+    """Say what recorded questions would have cost under other rules."""
+    from potstill.infer.replay import read_traces
+    from potstill.infer.replay import replay as run
+
+    outcomes = run(read_traces(Path(source)))
+    head = f"{'hits':>6} {'student':>8} {'Gemini':>7} {'cost':>12} {'of all-Gemini':>14} {'disagreed':>12}  rule"
+    lines = [
+        f"{found.hits:>6} {found.students:>8} {found.gemini:>7} {'$' + format(round(found.cost_usd, 6), 'f'):>12} "
+        f"{found.share_of_all_gemini:>14.0%} {f'{found.disagreed} of {found.compared}':>12}  {found.rule}"
+        for found in outcomes
+    ]
+    note = "disagreed: of the answers that Gemini gave as well, those that share less than half their words with it"
+    session.show({"outcomes": [found.model_dump(mode="json") for found in outcomes]}, "\n".join([head, *lines, note]))
+
+
+def _store(session: Session) -> EntryStore | None:
+    from potstill.infer.cache import entries_file
+    from potstill.infer.store import EntryStore
+
+    path = entries_file(session.config.cache, session.workspace)
+    return EntryStore(path) if path.is_file() else None
+
+
+def _open(session: Session) -> EntryStore:
+    from potstill.infer.cache import entries_file
+    from potstill.infer.store import EntryStore
+
+    return EntryStore(entries_file(session.config.cache, session.workspace))
+
+
+def _trace(session: Session, identity: str) -> Trace | None:
+    """The trace of an id, the newest files first; None where there is none."""
+    if not identity.strip() or any(sign not in "0123456789abcdef" for sign in identity):
+        return None
+    folder = session.workspace.traces
+    for file in sorted(folder.glob("*.jsonl"), reverse=True) if folder.is_dir() else []:
+        with file.open(encoding="utf-8") as lines:
+            for line in lines:
+                if identity in line and json.loads(line)["id"] == identity:
+                    return Trace.model_validate_json(line)
+    message = f"no trace has the id {identity!r}"
+    raise InputError(message, hint="the id stands at the end of the line after an answer")
+
+
+def _short(found: Calibration) -> dict[str, Any]:
+    """A calibration without its verifier's numbers."""
+    return found.model_dump(mode="json", exclude={"verifier"})
+
+
+def _told(found: Calibration, drawing: Path) -> str:
+    """A calibration for a reader: the rule, and how it does on pairs that took no part."""
+    pairs = ", ".join(f"{count} {name}" for name, count in found.pairs.items())
+    lines = [found.reason, "", f"pairs: {pairs}; {found.same_share:.0%} have one answer", ""]
+    lines.append(f"{'served':>8} {'wrong':>7} {'of served':>10}  on {found.pairs['heldout']} held-out pairs")
+    lines += [f"{row.served:>8} {row.wrong:>7} {f'{row.wrong_rate:.1%}':>10}  {row.rule}" for row in found.held_out]
+    lines += ["", f"drawn in {drawing}", "The bound holds for questions that resemble these pairs, and for no others."]
+    return "\n".join(lines)
+
+
+def exclusive(given: dict[str, object]) -> None:
+    """Refuse options that exclude each other."""
+    names = [name for name, value in given.items() if value]
+    if len(names) > 1:
+        message = f"{' and '.join(names)} exclude each other"
+        raise UsageError(message)

@@ -1,0 +1,181 @@
+"""Who answers what the cache does not: the student's roles, then Gemini as the policy says, and what happens on failure."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from decimal import Decimal
+
+from potstill.config import Config
+from potstill.errors import BudgetError, PotstillError, QuotaError, TeacherError, UsageError
+from potstill.infer.agreement import agreement, drawn
+from potstill.infer.breaker import Breaker
+from potstill.infer.decide import (
+    SCHEMAS,
+    AskTeacher,
+    Decision,
+    TakeStudent,
+    after_students,
+    candidate_lines,
+    ranking,
+    read_reply,
+    shown,
+)
+from potstill.infer.panel import Panel
+from potstill.infer.settings import TEMPERATURE, Settings
+from potstill.infer.work import Outcome, Work
+from potstill.prompts import fill
+from potstill.records import Message
+from potstill.student.answers import StudentAnswer
+from potstill.teacher.calls import Answer, Asks, build_request
+
+WHOLE = "STOP"
+"""The finish reason of an answer that was not cut off or blocked."""
+OUTAGES = (TeacherError, BudgetError, QuotaError)
+"""What a student's answer bridges."""
+
+
+class Asking:
+    """Students and teacher behind one question. `teacher` opens the teacher when it is first needed."""
+
+    def __init__(self, settings: Settings, panel: Panel | None, teacher: Callable[[], Awaitable[Asks]]) -> None:
+        self._settings = settings
+        self._panel = panel
+        self._teacher = teacher
+        self._breaker = Breaker()
+
+    @property
+    def _config(self) -> Config:
+        return self._settings.config
+
+    async def ask(self, work: Work) -> Outcome:
+        """Students, then Gemini as the policy says.
+
+        Raises the student's error with `never`; TeacherError, BudgetError or QuotaError where Gemini failed and no student
+        had an answer; KeyRefusedError.
+        """
+        if self._settings.policy.mode == "always":
+            await self._teacher()  # a missing key is told before a student has worked for nothing
+        answers = await self._students(work)
+        step = self._step(work, answers)
+        if isinstance(step, TakeStudent):
+            return from_student(step.answer, step.reason, keep=step.answer.finish_reason == "stop")
+        if self._settings.policy.mode == "never":
+            message = "infer.decide is never, and no student answered"
+            raise UsageError(message, hint="distill a student, or let Gemini answer: --decide always")
+        work.notes.append(step.reason)
+        try:
+            outcome = await self._decide(work, step)
+        except OUTAGES as error:
+            if not step.candidates:
+                raise
+            return from_student(ranking(answers)[0], f"unverified: Gemini did not answer ({error.message})", keep=False)
+        if step.candidates:
+            work.student_agreement = agreement(step.candidates[0].text, outcome.text)
+        return outcome
+
+    async def fits(self, work: Work, answer: str) -> bool | None:
+        """Whether an answer fits the question, by Gemini's word; None where it could not be asked."""
+        candidate = StudentAnswer(role="cache", text=answer, finish_reason="stop", prompt_tokens=0, completion_tokens=0)
+        try:
+            reply = await self._about(work, "verify", [candidate])
+        except PotstillError as error:
+            work.notes.append(f"not audited: {error.message}")
+            return None
+        chosen = read_reply("verify", reply.text, [candidate])
+        return chosen.text is not None if "unreadable" not in chosen.reason else None
+
+    def _step(self, work: Work, answers: Sequence[StudentAnswer]) -> TakeStudent | AskTeacher:
+        step = after_students(self._settings.policy, answers)
+        sure = isinstance(step, TakeStudent) and self._settings.policy.mode == "uncertain"
+        if sure and drawn(self._config.infer.escalate_share, work.key, "escalate"):
+            work.escalated = True
+            return AskTeacher(ranking(answers), f"escalated at random, although {step.reason}")
+        return step
+
+    async def _students(self, work: Work) -> list[StudentAnswer]:
+        if self._panel is None:
+            return []
+        limit = self._config.infer.student_timeout_s
+        try:
+            async with asyncio.timeout(limit):
+                answers = await self._panel.ask((*work.history, Message(role="user", content=work.question)))
+        except (PotstillError, TimeoutError) as error:
+            message = error.message if isinstance(error, PotstillError) else f"no answer within {limit:g} s"
+            if self._settings.policy.mode == "never":
+                raise (
+                    error if isinstance(error, PotstillError) else TeacherError(message, reason="student")
+                ) from error
+            work.notes.append(f"student failed: {message}")
+            return []
+        work.roles = tuple(answer.role for answer in answers)
+        return answers
+
+    async def _decide(self, work: Work, step: AskTeacher) -> Outcome:
+        """Gemini merges, selects or verifies; where that decides nothing, it answers alone."""
+        if step.candidates:
+            decision = self._config.infer.decision
+            candidates = shown(decision, step.candidates)
+            reply = await self._about(work, decision, candidates)
+            chosen = read_reply(decision, reply.text, candidates)
+            if chosen.text is not None:
+                best = step.candidates[0].mean_logprob
+                keep = reply.finish_reason == WHOLE
+                return Outcome(chosen.text, "merged", chosen.reason, reply.model, mean_logprob=best, keep=keep)
+            work.notes.append(chosen.reason)
+        return await self._alone(work)
+
+    async def _about(self, work: Work, decision: Decision, candidates: Sequence[StudentAnswer]) -> Answer:
+        values = {"question": work.question, "candidates": candidate_lines(candidates)}
+        prompt = fill(self._settings.templates[decision], values, origin=f"template {decision}")
+        messages = (*work.history, Message(role="user", content=prompt))
+        return await self._call(work, messages, role=None, schema_of=decision)
+
+    async def _alone(self, work: Work) -> Outcome:
+        role = self._settings.role
+        system = Message(role="system", content=role.system)
+        messages = (system, *work.history, Message(role="user", content=work.question))
+        reply = await self._call(work, messages, role=role.name, schema_of="merge")
+        if not reply.text.strip():
+            message = f"Gemini gave no text ({reply.finish_reason})"
+            raise TeacherError(message, reason=reply.finish_reason)
+        keep = reply.finish_reason == WHOLE
+        reason = "Gemini answered" if keep else f"Gemini answered, {reply.finish_reason}"
+        return Outcome(reply.text, "teacher", reason, reply.model, keep=keep, alone_usd=reply.cost_usd)
+
+    async def _call(self, work: Work, messages: Sequence[Message], *, role: str | None, schema_of: Decision) -> Answer:
+        request = build_request(
+            self._config.teacher,
+            messages,
+            temperature=TEMPERATURE,
+            max_output_tokens=self._config.generate.max_output_tokens,
+            sample=work.sample,
+            role=role,
+            schema=SCHEMAS[schema_of],
+        )
+        teacher = await self._teacher()
+        if (refusal := self._breaker.refuses(time.monotonic())) is not None:
+            message = f"Gemini was not asked: {refusal}"
+            raise TeacherError(message, reason="breaker", hint="it is tried again by itself")
+        error: PotstillError | None = TeacherError("cancelled", reason="CANCELLED")
+        limit = self._config.infer.teacher_timeout_s
+        try:
+            async with asyncio.timeout(limit):
+                reply = await teacher.ask(request)
+            error = None
+        except TimeoutError as late:
+            error = TeacherError(f"no answer within {limit:g} s", reason="timeout")
+            raise error from late
+        except PotstillError as failed:
+            error = failed
+            raise
+        finally:
+            self._breaker.report(error, time.monotonic())
+        work.spent += Decimal(0) if reply.reused else reply.cost_usd
+        return reply
+
+
+def from_student(answer: StudentAnswer, reason: str, *, keep: bool) -> Outcome:
+    """A student's answer as an outcome."""
+    return Outcome(answer.text, "student", f"{answer.role}: {reason}", mean_logprob=answer.mean_logprob, keep=keep)

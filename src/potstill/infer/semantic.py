@@ -1,0 +1,184 @@
+"""The cache as the router uses it: lookups that never stop a question, audits of hits, and what is written back."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from potstill.config import CacheConfig
+from potstill.errors import PotstillError
+from potstill.infer.agreement import agreement, drawn
+from potstill.infer.cache import AnswerCache, Neighbour, Neighbourhood
+from potstill.infer.calibration import Calibration
+from potstill.infer.key import Scope
+from potstill.infer.private import hashed
+from potstill.infer.rule import Candidate, Hit, Off, Rule, judge_neighbours, semantic_rule
+from potstill.infer.store import Entry, Fresh, Judged
+from potstill.infer.work import Outcome, Work
+
+Fits = Callable[[Work, str], Awaitable[bool | None]]
+"""Whether a cached answer fits a question, by the teacher's word; None where it could not be asked."""
+
+
+class CacheLayers:
+    """Exact and semantic layer over one cache. What breaks in them is noted on the question, which goes on without."""
+
+    def __init__(self, cache: AnswerCache, config: CacheConfig, calibration: Calibration | None, fits: Fits) -> None:
+        self._cache = cache
+        self._config = config
+        self._calibration = calibration
+        self._fits = fits
+        self._encoding = asyncio.Lock()
+        self._readings: set[asyncio.Task[Neighbourhood]] = set()
+        self._rules: dict[str, Rule | Off] = {}
+
+    def exact(self, work: Work) -> Outcome | None:
+        """The answer to the same question."""
+        if self._cache.broken is not None:
+            work.notes.append(f"cache passed by: {self._cache.broken}")
+        with _passing_by(work):
+            entry = self._cache.store.exact(work.key, work.scope, work.at.timestamp())
+            return self._served(work, entry, Outcome(entry.answer, "exact", "asked before")) if entry else None
+        return None
+
+    async def near(self, work: Work) -> Outcome | None:
+        """The answer to a near question, where the rule allows it."""
+        if self._config.hash_questions:
+            work.notes.append("semantic cache off: questions are kept as hashes")
+            return None
+        read = await self._read(work)
+        if read is None or read.encoder is None:
+            return None
+        with _passing_by(work):
+            work.read = self._cache.near(read, work.scope, work.at.timestamp())
+            if work.read.skipped is not None:
+                work.notes.append(f"semantic cache passed by: {work.read.skipped}")
+                return None
+            return await self._judged(work, self._rule(read.encoder))
+        return None
+
+    def store(self, work: Work, outcome: Outcome, scope: Scope) -> Outcome:
+        """Keep an answer that may be served again."""
+        if not outcome.keep:
+            return outcome
+        hide = self._config.hash_questions
+        fresh = Fresh(
+            id=work.key,
+            scope=work.scope,
+            namespace=work.namespace,
+            question=hashed(work.question) if hide else work.question,
+            answer=outcome.text,
+            route=outcome.route,
+            model=outcome.model,
+        )
+        with _passing_by(work):
+            self._cache.store.name_scope(work.scope, scope.model_dump_json())
+            vectors = {} if hide else work.read.vectors
+            return replace(outcome, entry=self._cache.put(fresh, work.at.timestamp(), vectors))
+        return outcome
+
+    async def settle(self, work: Work, outcome: Outcome) -> None:
+        """Compare what the cache would have served with what Gemini said; in shadow mode also ask whether it fits."""
+        if work.near is None or outcome.route not in ("teacher", "merged"):
+            return
+        work.nearest_agreement = agreement(work.near.entry.answer, outcome.text)
+        if work.shadowed:
+            fits = await self._fits(work, work.near.entry.answer)
+            self._note(work, work.near, fits, "shadow")
+
+    def rounds(self, key: str) -> int:
+        """How often an answer to this question was dropped; 0 where the store cannot say."""
+        try:
+            return self._cache.store.rounds(key)
+        except (PotstillError, sqlite3.Error):
+            return 0
+
+    async def _read(self, work: Work) -> Neighbourhood | None:
+        """The question's vector; None after the deadline, or where the encoder cannot be had."""
+        task = asyncio.create_task(self._encoded(work.question))
+        self._readings.add(task)
+        task.add_done_callback(self._readings.discard)
+        done, _ = await asyncio.wait([task], timeout=self._config.deadline_s)
+        if not done:
+            task.add_done_callback(_forgotten)
+            work.notes.append(f"semantic cache passed by: no vector within {self._config.deadline_s:g} s")
+            return None
+        with _passing_by(work):
+            return task.result()
+        return None
+
+    async def _encoded(self, question: str) -> Neighbourhood:
+        async with self._encoding:
+            return await asyncio.to_thread(self._cache.encode, question)
+
+    async def _judged(self, work: Work, rule: Rule | Off) -> Outcome | None:
+        neighbours = work.read.neighbours
+        if isinstance(rule, Off):
+            work.notes.append(f"semantic cache off: {rule.reason}")
+            return None
+        candidates = [Candidate(item.entry.question, item.cosine, item.entry.floor) for item in neighbours]
+        found = judge_neighbours(work.question, candidates, rule)
+        work.score = found.score
+        work.near = None if found.place is None else neighbours[found.place]
+        if not isinstance(found, Hit) or work.near is None:
+            work.notes.append(found.reason)
+            return None
+        if self._config.shadow:
+            work.shadowed = True
+            work.notes.append(f"shadow: would have served {work.near.entry.id}, {found.reason}")
+            return None
+        if drawn(self._config.audit_share, work.key, work.near.entry.id) and not await self._audit(work, work.near):
+            return None
+        entry = work.near.entry
+        return self._served(work, entry, Outcome(entry.answer, "semantic", found.reason, cosine=work.near.cosine))
+
+    async def _audit(self, work: Work, near: Neighbour) -> bool:
+        fits = await self._fits(work, near.entry.answer)
+        self._note(work, near, fits, "audit")
+        if fits is False and work.score is not None:
+            self._cache.store.raise_floor(near.entry.id, work.score)
+        if fits is not None:
+            work.notes.append(f"audited: the cached answer {'fits' if fits else 'does not fit'}")
+        return fits is not False
+
+    def _note(self, work: Work, near: Neighbour, fits: bool | None, source: str) -> None:
+        if fits is None:
+            return
+        with _passing_by(work):
+            judged = Judged(source, work.namespace, work.question, near.entry.question, fits)
+            self._cache.store.note_judged(judged, work.at.timestamp())
+            self._rules.clear()
+
+    def _served(self, work: Work, entry: Entry, outcome: Outcome) -> Outcome:
+        with _passing_by(work):
+            self._cache.store.served(entry, work.at.timestamp())
+        return replace(outcome, model=entry.model, entry=entry)
+
+    def _rule(self, encoder: str) -> Rule | Off:
+        if encoder not in self._rules:
+            store = self._cache.store
+            since = self._calibration.created_at.timestamp() if self._calibration else time.time()
+            found = semantic_rule(self._config, self._calibration, encoder, store.judged(since), store.count())
+            self._rules[encoder] = found
+        return self._rules[encoder]
+
+
+def _forgotten(task: asyncio.Task[Neighbourhood]) -> None:
+    """Look at the error of a reading that nobody waits for any more, so that asyncio does not complain of it."""
+    if not task.cancelled():
+        task.exception()
+
+
+@contextmanager
+def _passing_by(work: Work) -> Iterator[None]:
+    """Note what the cache failed at, and go on."""
+    try:
+        yield
+    except PotstillError as error:
+        work.notes.append(f"cache passed by: {error.message}")
+    except sqlite3.Error as error:
+        work.notes.append(f"cache passed by: {error}")
