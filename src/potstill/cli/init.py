@@ -17,24 +17,30 @@ from potstill.workspace import shipped, write_atomic
 SCHEMA_NAME = "potstill.schema.json"
 PROMPTS_NAME = "prompts/questions.txt"
 
+CI_NAME = ".github/workflows/potstill.yml"
 CI_JOB = """\
-# Estimate on every pull request, fail when it is too dear; generate on demand, within the budget.
+# On every pull request: what would the run cost? The job fails with exit code 4 when that is above MAX_USD (no key).
+# On demand: plan, check, run. The ledger is carried from run to run, so that nothing is paid for twice.
 name: potstill
 on:
   pull_request:
   workflow_dispatch:
+env:
+  MAX_USD: "5"
 jobs:
-  estimate:
+  plan:
     runs-on: ubuntu-latest
     steps:
       - uses: actions/checkout@v4
       - uses: actions/setup-python@v5
         with: {python-version: "3.12"}
       - run: pip install potstill
-      - run: potstill cost estimate --limit 5 --markdown >> "$GITHUB_STEP_SUMMARY"
+      - run: potstill generate --plan --max-cost "$MAX_USD"
   generate:
     if: github.event_name == 'workflow_dispatch'
+    needs: plan
     runs-on: ubuntu-latest
+    concurrency: potstill # one run at a time on one ledger
     env:
       GEMINI_API_KEY: ${{ secrets.GEMINI_API_KEY }}
     steps:
@@ -42,7 +48,13 @@ jobs:
       - uses: actions/setup-python@v5
         with: {python-version: "3.12"}
       - run: pip install potstill
-      - run: potstill generate --max-cost 5
+      - uses: actions/cache/restore@v4
+        with: {path: workspace, key: "potstill-${{ github.run_id }}", restore-keys: potstill-}
+      - run: potstill generate --plan --max-cost "$MAX_USD"
+      - run: potstill generate --max-cost "$MAX_USD" --max-requests 20000 --json-events
+      - uses: actions/cache/save@v4
+        if: always()
+        with: {path: workspace, key: "potstill-${{ github.run_id }}"}
       - uses: actions/upload-artifact@v4
         if: always()
         with: {name: workspace, path: workspace}
@@ -60,9 +72,12 @@ When is a cloud GPU cheaper than one of my own?
 def init(
     session: Session,
     folder: Annotated[Path, typer.Argument(help="Folder of the new project.")] = Path(),
+    ci: Annotated[
+        bool, typer.Option("--ci", help="Only the CI job (GitHub Actions), for a project that exists.")
+    ] = False,
 ) -> None:
     """Make a project folder: config with every key, roles, prompts, editor schema and a CI job."""
-    files = project_files()
+    files = {CI_NAME: CI_JOB} if ci else project_files()
     taken = [name for name in files if (folder / name).exists()]
     if taken:
         message = f"{folder}: already there: {', '.join(taken)}"
@@ -76,7 +91,9 @@ def init(
     except OSError as error:
         message = f"cannot write in {folder}: {error.strerror}"
         raise MachineError(message) from error
-    steps = "next: write your questions, then `potstill cost estimate`, then `potstill generate`"
+    steps = "next: write your questions, then `potstill generate --plan`, then `potstill generate`"
+    if ci:
+        steps = "next: set the secret GEMINI_API_KEY in the repository, and MAX_USD in the job"
     session.show(
         {"folder": str(folder), "files": list(files)}, "\n".join([*(f"wrote {folder / f}" for f in files), steps])
     )
@@ -92,7 +109,7 @@ def project_files() -> dict[str, str]:
         SCHEMA_NAME: json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
         PROMPTS_NAME: QUESTIONS,
         **roles,
-        ".github/workflows/potstill.yml": CI_JOB,
+        CI_NAME: CI_JOB,
         ".gitignore": "workspace/\n.env\n",
     }
 

@@ -107,7 +107,7 @@ def pilot_cells(plan: Plan, count: int) -> list[int]:
     """Positions of some cells, spread evenly over the plan and, in turn, over roles and samples. Pure."""
     total, block = len(plan), plan.per_prompt
     if count * block >= total:
-        return list(range(min(count, total)))
+        return [index * total // count for index in range(count)] if count < total else list(range(total))
     starts = [index * total // count // block * block for index in range(count)]
     return [start + index % block for index, start in enumerate(starts)]
 
