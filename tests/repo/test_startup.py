@@ -44,6 +44,12 @@ sys.stderr.write("loaded:" + ",".join(name for name in {heavy!r} if name in sys.
         ("generate", "--help"),
         ("infer", "--help"),
         ("cost", "call", "--input-tokens", "500", "--output-tokens", "2000"),
+        ("cost", "estimate", "--prompts", "faq-train.en.txt"),
+        ("cost", "report"),
+        ("cost", "compare"),
+        ("cost", "forecast"),
+        ("cost", "prices"),
+        ("cost", "diff", "configs/demo.yaml", "configs/demo.yaml"),
     ],
     ids=" ".join,
 )

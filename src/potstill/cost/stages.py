@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
-from potstill.config import Config
+from potstill.config import Config, JudgeSettings
 from potstill.cost.compare import Mix
 from potstill.cost.estimate import ZERO, Estimate, Offer
 from potstill.cost.scenarios import Pricing, ScenarioSpec, scenario_of
@@ -72,6 +72,8 @@ def _stages(found: Estimate, service: str, pricing: Pricing, asked: Asked) -> It
     yield Stage("generate", offer.expected_usd, offer.low_usd, offer.high_usd, offer.worst_usd, basis)
     if asked.judge_share:
         yield _judge(found, offer, pricing, asked.judge_share)
+    if pricing.config.distill.judge.max_usd is not None:
+        yield _duel(found, pricing, pricing.config.distill.judge)
     if asked.training is not None:
         trained = asked.training
         hours = f"{trained.hours:.2g} to {trained.worst_hours:.2g} GPU hours, {trained.kwh:.2g} kWh, {trained.machine}"
@@ -84,8 +86,7 @@ def _stages(found: Estimate, service: str, pricing: Pricing, asked: Asked) -> It
 def _judge(found: Estimate, offer: Offer, pricing: Pricing, share: Decimal) -> Stage:
     """Every judged answer is read once more, with its question and a rubric, and a short verdict is written."""
     count = int(found.cells * share)
-    mean_input = found.input_tokens // found.todo if found.todo else 0
-    mean_output = found.output_tokens // found.todo if found.todo else 0
+    mean_input, mean_output = _means(found)
     usage = Usage(input_tokens=JUDGE_PROMPT_TOKENS + mean_input + mean_output, output_tokens=JUDGE_ANSWER_TOKENS)
     model = pricing.config.teacher.model
     each = pricing.book.cost(usage, model, offer.service, pricing.on).usd
@@ -102,6 +103,27 @@ def _judge(found: Estimate, offer: Offer, pricing: Pricing, share: Decimal) -> S
         f"{JUDGE_ANSWER_TOKENS} of verdict"
     )
     return Stage("judge", each * count, None, None, worst * count, basis)
+
+
+def _duel(found: Estimate, pricing: Pricing, judge: JudgeSettings) -> Stage:
+    """The student's judge: two readings a held-out answer, positions swapped, and some questions answered once more."""
+    splits = pricing.config.generate.splits
+    held_out = int(found.cells * float(splits.test or splits.validation))
+    pairs, again = min(judge.samples, held_out), min(judge.resamples, held_out)
+    question, answer = _means(found)
+    model = pricing.config.teacher.model
+    reading = Usage(input_tokens=JUDGE_PROMPT_TOKENS + question + 2 * answer, output_tokens=JUDGE_ANSWER_TOKENS)
+    resample = Usage(input_tokens=question, output_tokens=answer)
+    usd = 2 * pairs * pricing.book.cost(reading, model, "standard", pricing.on).usd
+    usd += again * pricing.book.cost(resample, model, "standard", pricing.on).usd
+    most = judge.max_usd or ZERO
+    basis = f"{pairs} held-out answers read twice, {again} questions answered again; at most distill.judge.max_usd"
+    return Stage("judge the student", min(usd, most), None, None, most, basis)
+
+
+def _means(found: Estimate) -> tuple[int, int]:
+    """Mean tokens of a question with its role, and of an answer."""
+    return (found.input_tokens // found.todo, found.output_tokens // found.todo) if found.todo else (0, 0)
 
 
 def _infer(pricing: Pricing, queries_a_day: int, mix: Mix, spec: ScenarioSpec) -> Stage:
