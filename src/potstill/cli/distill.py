@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,8 +27,18 @@ SAY_EVERY_S = 5.0
     learning_rate="distill.learning_rate",
     gate="distill.gate",
 )
-def distill(session: Session) -> None:
+def distill(
+    session: Session,
+    plan: Annotated[bool, typer.Option("--plan", help="Say whether it fits the card, and how long it takes.")] = False,
+    card: Annotated[str | None, typer.Option(help="Plan for this card (T4, L4, RTX 4090, H100 ...).")] = None,
+    memory_gib: Annotated[float | None, typer.Option(min=0.1, help="Plan for a card with this much free.")] = None,
+) -> None:
     """Train a student on the dataset and judge it on held-out questions. The same command again resumes."""
+    if plan:
+        from potstill.cli.distill_plan import show_plan
+
+        show_plan(session, card, memory_gib)
+        return
     try:
         quiet_libraries()
         from potstill.distill.run import distill as run_distill

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 MIN_FREE_DISK = 5 * GIB
+RANK = 16
 
 
 @dataclass(frozen=True)
@@ -86,15 +87,20 @@ def _teacher_findings(session: Session) -> list[Finding]:
 
 
 def _students(machine: Machine) -> list[dict[str, Any]]:
-    """Known students with the memory that training takes, and whether the largest GPU has it free."""
+    """Known students with the memory that training takes, and the largest workable way on this machine's best GPU."""
     from potstill.student.fit import KNOWN, Recipe, training_memory
+    from potstill.student.plan import LOSS_ROWS, choose
 
     free = max((gpu.free_bytes for gpu in machine.gpus), default=0)
     rows = []
     for shape in KNOWN:
-        needs = {kind: training_memory(shape, Recipe(nf4=kind == "nf4")).need for kind in ("nf4", "none")}
+        needs = {
+            kind: training_memory(shape, Recipe(nf4=kind == "nf4", loss_rows=LOSS_ROWS)).need
+            for kind in ("nf4", "none")
+        }
         fits = [kind for kind, need in needs.items() if need <= free]
-        rows.append({"base": shape.name, "need_bytes": needs, "fits": fits})
+        best = choose(shape, free, RANK)
+        rows.append({"base": shape.name, "need_bytes": needs, "fits": fits, "best": best.reason if best else None})
     return rows
 
 
@@ -116,4 +122,6 @@ def _text(findings: list[Finding], students: list[dict[str, Any]], machine: Mach
             "no" if machine.gpus else "-"
         )
         lines.append(f"  {row['base']:36} {need['nf4'] / GIB:6.1f} {need['none'] / GIB:7.1f}  {fits}")
+    lines += [f"  largest workable: {row['base']}: {row['best']}" for row in students if row["best"]]
+    lines.append("`potstill distill --plan --base NAME --card T4` plans for another base or card.")
     return "\n".join(lines)

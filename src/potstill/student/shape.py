@@ -1,0 +1,66 @@
+"""The shape of a base from its `config.json` alone: a folder's, a known model's, or the hub's. No weights are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from potstill.config import StudentConfig
+from potstill.errors import InputError, MachineError
+from potstill.student.fit import KNOWN, Shape
+from potstill.workspace import read_text
+
+NAMES = {
+    "hidden": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "mlp": "intermediate_size",
+    "vocabulary": "vocab_size",
+}
+
+
+def read_shape(config: StudentConfig) -> Shape:
+    """The base's shape; raises InputError for a config.json that lacks a number, MachineError for an unknown hub name."""
+    folder = Path(config.base)
+    if folder.is_dir():
+        path = folder / "config.json"
+        try:
+            values = json.loads(read_text(path, "base config"))
+        except json.JSONDecodeError as error:
+            message = f"{path}:{error.lineno}: not valid JSON: {error.msg}"
+            raise InputError(message) from error
+        return shape_of(config.base, values if isinstance(values, dict) else {}, str(path))
+    known = next((shape for shape in KNOWN if shape.name.lower() == config.base.lower()), None)
+    return known or _from_hub(config)
+
+
+def shape_of(name: str, values: Mapping[str, Any], origin: str) -> Shape:
+    """The shape that a decoder's config.json describes; of one with several parts, that of its `text_config`."""
+    inner = values.get("text_config")
+    numbers = {**values, **inner} if isinstance(inner, dict) else values
+    missing = [key for key in NAMES.values() if not isinstance(numbers.get(key), int) or numbers[key] < 1]
+    if missing:
+        message = f"{origin}: no usable {', '.join(missing)}, so its memory cannot be computed"
+        raise InputError(message, hint="name a decoder-only model in Hugging Face format")
+    found = {field: int(numbers[key]) for field, key in NAMES.items()}
+    return Shape(
+        name=name,
+        **found,
+        kv_heads=int(numbers.get("num_key_value_heads") or found["heads"]),
+        head_dim=int(numbers.get("head_dim") or found["hidden"] // found["heads"]),
+        tied=bool(numbers.get("tie_word_embeddings", False)),
+    )
+
+
+def _from_hub(config: StudentConfig) -> Shape:
+    from transformers import AutoConfig
+
+    try:
+        found = AutoConfig.from_pretrained(config.base, revision=config.revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        message = f"no config.json of {config.base!r}: {str(error).strip().splitlines()[0]}"
+        known = ", ".join(shape.name for shape in KNOWN)
+        raise MachineError(message, hint=f"name a folder, or one of {known}") from error
+    return shape_of(config.base, found.to_dict(), config.base)
