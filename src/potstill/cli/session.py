@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -102,7 +101,10 @@ COMMON: dict[str, Any] = {
 
 def colour_wanted(stream: TextIO) -> bool:
     """Whether to paint what goes to this stream: a terminal, and no NO_COLOR in the environment (no-color.org)."""
-    return stream.isatty() and not os.environ.get("NO_COLOR")
+    from rich.console import Console
+
+    console = Console(file=stream)
+    return console.is_terminal and not console.no_color
 
 
 def quiet_libraries() -> None:
