@@ -20,6 +20,7 @@ from potstill.ledger import Ledger, PlanProgress
 from potstill.prompts import PromptFiles, load_roles
 from potstill.records import Attempt, Sample
 from potstill.teacher.batch import Batcher
+from potstill.teacher.connect import check_client
 from potstill.teacher.line import StoppedError
 from potstill.teacher.opening import OfflineTeacher, open_batcher, open_offline, open_teacher
 from potstill.teacher.paid import PaidTeacher, stored_answer
@@ -72,7 +73,8 @@ class Outcome:
 
 
 def load_plan(config: Config) -> Plan:
-    """The plan of a config; raises InputError for a bad prompt or role file."""
+    """The plan of a config; raises InputError for a bad prompt or role file, ConfigError for an impossible teacher."""
+    check_client(config.teacher)
     roles = load_roles(config.generate.roles, config.language)
     return Plan(config, PromptFiles(config.generate.prompts), roles)
 

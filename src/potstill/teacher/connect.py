@@ -14,12 +14,17 @@ THOUGHTLESS = re.compile(r"gemini-1\.|gemini-2\.0-|gemini-2\.5-flash-lite|gemma-
 """Models that do not think unless they are asked to."""
 
 
-def check_teacher(teacher: TeacherConfig, secrets: Secrets) -> None:
-    """Raise ConfigError for what a client cannot do safely, KeyRefusedError where there is no key."""
+def check_client(teacher: TeacherConfig) -> None:
+    """Raise ConfigError for what the chosen client cannot do safely; needs no key."""
     if teacher.provider == "openai":
         _check_openai(teacher)
     elif teacher.sdk == "google-generativeai":
         _check_legacy(teacher)
+
+
+def check_teacher(teacher: TeacherConfig, secrets: Secrets) -> None:
+    """Raise as `check_client` does, and KeyRefusedError where there is no key."""
+    check_client(teacher)
     if secrets.teacher_key is None and not (teacher.provider == "openai" and teacher.base_url):
         first, *others = reversed(KEY_VARIABLES[teacher.provider])
         message = f"no API key: set {first}{''.join(f' (or {name})' for name in others)} in the environment"
