@@ -31,6 +31,9 @@ BASE_URL_VARIABLES = {"gemini": "GOOGLE_GEMINI_BASE_URL", "openai": "OPENAI_BASE
 MIN_SECRET_CHARS = 8
 """Shorter texts are no keys (the emulator takes any), and blanking them would garble every line."""
 
+HUB_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
+"""`owner/name` on the hub."""
+
 SafeName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
@@ -141,6 +144,54 @@ class SplitConfig(Section):
         return self
 
 
+class DocumentsConfig(Section):
+    """Prompts from documents: the teacher asks what each passage answers."""
+
+    files: tuple[str, ...] = Field((), description="Documents (.txt, .md, .pdf) that prompts are made from.")
+    chunk_chars: int = Field(1500, ge=200, le=20000, description="Characters of one passage, at most.")
+    overlap_chars: int = Field(150, ge=0, le=5000, description="Characters that a passage repeats of the one before.")
+    questions: int = Field(3, ge=1, le=20, description="Questions asked for each passage.")
+    ground: bool = Field(False, description="Put the passage into the prompt, so that the answer keeps to it.")
+
+
+class GrowConfig(Section):
+    """A few seed prompts into many."""
+
+    target: int | None = Field(
+        None, ge=1, le=100_000, description="Prompts to grow beside the given ones, which are the seeds; null: none."
+    )
+    method: Literal["self-instruct", "evolve", "both"] = Field(
+        "both",
+        description="self-instruct: new prompts like some of the pool (arXiv 2212.10560); evolve: one prompt made "
+        "harder, more concrete or rarer (arXiv 2304.12244); both: in turn.",
+    )
+    max_rounds: int = Field(20, ge=1, le=1000, description="Rounds after which growing ends, target reached or not.")
+    per_request: int = Field(8, ge=1, le=50, description="Prompts asked for in one self-instruct request.")
+    near_duplicates: float = Field(
+        0.7, gt=0, le=1, description="A new prompt this alike (0..1) to one of the pool is rejected."
+    )
+    personas: tuple[str, ...] = Field(
+        (), description="Files of people who ask, one a line, or shipped ones by name (everyone.en.txt)."
+    )
+    temperature: float = Field(1.0, ge=0, le=2, description="Sampling temperature for new prompts.")
+    seed: int = Field(0, description="Another seed grows other prompts.")
+
+
+class JudgeConfig(Section):
+    """The teacher, or another model, marks answers by a rubric. Marks are in the ledger too: none is paid twice."""
+
+    enabled: bool = Field(False, description="Judge the answers that the other filters keep.")
+    rubric: str = Field("rubric", description="Template file, or the shipped template by name.")
+    min_score: float = Field(0.75, ge=0, le=1, description="Share of the rubric's points that an answer must meet.")
+    model: str | None = Field(None, description="Gemini model that judges; null: teacher.model.")
+    max_usd: Decimal | None = Field(
+        None, ge=0, description="Dollars that judging may ever cost in this workspace; null: budget.max_usd alone."
+    )
+
+
+ExportFormat = Literal["openai", "sharegpt", "alpaca", "parquet"]
+
+
 class GenerateConfig(Section):
     """prompts x roles x samples -> dataset."""
 
@@ -159,8 +210,36 @@ class GenerateConfig(Section):
         le=65536,
         description="Limit with which an answer that hit max_output_tokens is asked for once more; null: kept as it is.",
     )
+    temperatures: tuple[Annotated[float, Field(ge=0, le=2)], ...] = Field(
+        (), description="Temperatures that a prompt's samples take in turn; empty: `temperature` for all."
+    )
+    answer_schema: str | None = Field(
+        None, description="JSON Schema file that answers must follow; others are rejected. null: plain text."
+    )
+    turns: int = Field(
+        1, ge=1, le=10, description="Questions in a chat; the teacher plays the user from the second on."
+    )
+    from_traces: bool = Field(False, description="Add the answers that `infer` paid the teacher for (traces/).")
+    export: tuple[ExportFormat, ...] = Field((), description="Forms in which the dataset is written beside its own.")
+    push: str | None = Field(
+        None, pattern=HUB_NAME, description="Hugging Face dataset (owner/name) to push to; the token is HF_TOKEN."
+    )
+    documents: DocumentsConfig = Field(DocumentsConfig(), description="Prompts from documents.")
+    grow: GrowConfig = Field(GrowConfig(), description="Prompts from prompts.")
+    judge: JudgeConfig = Field(JudgeConfig(), description="Answers marked by a rubric.")
     filters: FilterConfig = Field(FilterConfig(), description="What is sifted out.")
     splits: SplitConfig = Field(SplitConfig(), description="How prompts are dealt to train, validation and test.")
+
+    @model_validator(mode="after")
+    def _json_is_one_answer(self) -> GenerateConfig:
+        if self.answer_schema is not None and self.turns > 1:
+            message = "answer_schema holds for one answer: it goes with turns = 1 only"
+            raise ValueError(message)
+        return self
+
+    def temperature_of(self, sample: int) -> float:
+        """The temperature of a prompt's sample number `sample`."""
+        return self.temperatures[sample % len(self.temperatures)] if self.temperatures else self.temperature
 
 
 class StudentConfig(Section):
@@ -386,10 +465,11 @@ class Secrets:
     teacher_key_variable: str | None = None
     serve_keys: tuple[SecretStr, ...] = ()
     unused_keys: tuple[SecretStr, ...] = ()
+    hub_token: SecretStr | None = None
 
     def redact(self, text: str) -> str:
         """Blank every secret in a text that is about to be shown."""
-        for secret in (self.teacher_key, *self.serve_keys, *self.unused_keys):
+        for secret in (self.teacher_key, self.hub_token, *self.serve_keys, *self.unused_keys):
             if secret is not None and len(secret.get_secret_value()) >= MIN_SECRET_CHARS:
                 text = text.replace(secret.get_secret_value(), "[redacted]")
         return text
@@ -563,7 +643,7 @@ def _leaf_origins(config: Config, origins: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_secrets(environ: Mapping[str, str] | None = None, provider: str = "gemini") -> Secrets:
-    """The keys in the environment: the teacher's (GOOGLE_API_KEY wins, as in the SDK) and the server's own."""
+    """The keys in the environment: the teacher's (GOOGLE_API_KEY wins, as in the SDK), the server's own, the hub's."""
     environ = os.environ if environ is None else environ
     variable = next((name for name in KEY_VARIABLES[provider] if environ.get(name)), None)
     unused = [environ.get(name) for names in KEY_VARIABLES.values() for name in names if name != variable]
@@ -573,6 +653,7 @@ def read_secrets(environ: Mapping[str, str] | None = None, provider: str = "gemi
         teacher_key_variable=variable,
         serve_keys=tuple(SecretStr(key) for key in serve if key),
         unused_keys=tuple(SecretStr(key) for key in unused if key),
+        hub_token=SecretStr(environ["HF_TOKEN"]) if environ.get("HF_TOKEN") else None,
     )
 
 

@@ -18,9 +18,10 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from potstill.config import Config
 from potstill.errors import InputError
 from potstill.records import content_id, text_sha
-from potstill.workspace import NAME_PATTERN, file_sha, read_lines, read_text, shipped
+from potstill.workspace import NAME_PATTERN, Workspace, file_sha, read_lines, read_text, shipped
 
 FileModel = TypeVar("FileModel", bound=BaseModel)
 
@@ -111,8 +112,10 @@ def shipped_roles() -> tuple[str, ...]:
 class PromptFiles:
     """The prompts of some files, each once, in order. Every pass reads the files anew: nothing is held per prompt."""
 
-    def __init__(self, files: Sequence[str]) -> None:
+    def __init__(self, files: Sequence[str], *, may_be_none: bool = False) -> None:
+        """`may_be_none`: no file at all is no error."""
         self.files = tuple(files)
+        self._may_be_none = may_be_none
         self._count: int | None = None
 
     def __iter__(self) -> Iterator[Prompt]:
@@ -124,7 +127,7 @@ class PromptFiles:
                     empty = False
                     if seen.is_new(prompt.id):
                         yield prompt
-        if empty:
+        if empty and not self._may_be_none:
             message = "no prompts"
             raise InputError(message, hint="name a prompt file: generate.prompts, or --prompts FILE")
 
@@ -142,6 +145,15 @@ class PromptFiles:
     def fingerprint(self) -> str:
         """Names the files by their bytes."""
         return content_id([file_sha(_find(name, "tasks", "prompt file")) for name in self.files])
+
+
+def prompt_files(config: Config) -> PromptFiles:
+    """The prompts of a config: its files, then those that were grown from them or from documents."""
+    generate = config.generate
+    grown = Workspace(Path(config.workspace)).grown
+    grows = bool(generate.grow.target or generate.documents.files)
+    files = [*generate.prompts, *([str(grown)] if grows and grown.is_file() else [])]
+    return PromptFiles(files, may_be_none=generate.from_traces)
 
 
 def load_prompts(files: Sequence[str]) -> tuple[Prompt, ...]:
@@ -167,8 +179,39 @@ def stream_prompt_file(name: str) -> Iterator[Prompt]:
 
 
 def load_template(name: str, language: str) -> str:
-    """A shipped template, `templates/<name>.<language>.txt`."""
-    return read_text(shipped("prompts") / "templates" / f"{name}.{language}.txt", "template")
+    """A user's template by its file, or a shipped one, `templates/<name>.<language>.txt`."""
+    path = Path(name)
+    if path.suffix and path.is_file():
+        return read_text(path, "template")
+    return read_text(shipped("prompts") / "templates" / f"{path.name}.{language}.txt", "template")
+
+
+def load_personas(files: Sequence[str]) -> tuple[str, ...]:
+    """People who might ask, one a line, each once; shipped files by name."""
+    lines = (persona.text for name in files for persona in _read_txt(_find(name, "personas", "persona file")))
+    return tuple(dict.fromkeys(lines))
+
+
+def load_schema(file: str | None) -> dict[str, Any] | None:
+    """The JSON Schema that answers must follow; raises InputError for a file that is none."""
+    if file is None:
+        return None
+    from jsonschema.exceptions import SchemaError
+    from jsonschema.validators import validator_for
+
+    try:
+        schema = json.loads(read_text(Path(file), "JSON Schema"))
+        if not isinstance(schema, dict):
+            message = f"{file}: a JSON Schema is an object"
+            raise InputError(message)
+        validator_for(schema).check_schema(schema)
+    except json.JSONDecodeError as error:
+        message = f"{file}:{error.lineno}: not JSON: {error.msg}"
+        raise InputError(message) from error
+    except SchemaError as error:
+        message = f"{file}: not a JSON Schema: {error.message} (at {error.json_path})"
+        raise InputError(message) from error
+    return schema
 
 
 def fill(template: str, values: Mapping[str, str], *, origin: str = "template") -> str:

@@ -111,6 +111,20 @@ class Workspace:
         """`dataset/manifest.json`: hashes, config, counts, cost."""
         return self.dataset / "manifest.json"
 
+    def export(self, form: str, split: str, suffix: str) -> Path:
+        """`dataset/export/<form>/<split>.<suffix>`."""
+        return self.dataset / "export" / form / f"{split}.{suffix}"
+
+    @property
+    def grown(self) -> Path:
+        """`prompts/grown.jsonl`: prompts that the teacher made, each with where it comes from."""
+        return self.root / "prompts" / "grown.jsonl"
+
+    @property
+    def not_grown(self) -> Path:
+        """`prompts/rejected.jsonl`: prompts that the teacher made and that were left out, each with its reason."""
+        return self.root / "prompts" / "rejected.jsonl"
+
     def student(self, name: str) -> StudentFiles:
         """The files of the student called `name`; raises UsageError for a name that could be a path."""
         return StudentFiles(self.root / "students" / checked_name(name, "student"))
@@ -178,6 +192,21 @@ def write_atomic(path: Path, data: str | bytes) -> None:
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path beside `path` for a library to write to; it takes the place of `path` when all went well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
         raise
 
 

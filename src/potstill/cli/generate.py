@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     service="teacher.service",
     rpm="teacher.rpm",
     max_cost="budget.max_usd",
+    from_traces="generate.from_traces",
+    export="generate.export",
+    push="generate.push",
 )
 def generate(
     session: Session,

@@ -36,6 +36,10 @@ def document_of(outcome: Outcome) -> dict[str, Any]:
         "failed": [vars(item) for item in outcome.failed],
         "possibly_paid": [item.model_dump(mode="json") for item in outcome.possibly_paid],
         "stopped": getattr(outcome.stopped, "message", None),
+        "grown": len(outcome.grown.grown) if outcome.grown else None,
+        "not_grown": dict(outcome.grown.reasons()) if outcome.grown else None,
+        "exported": [str(path) for path in outcome.published.files],
+        "pushed": outcome.published.url,
     }
 
 
@@ -49,6 +53,12 @@ def text_of(session: Session, outcome: Outcome) -> str:
     lines.append(
         f"paid for {progress.paid} answers, ${progress.spent_usd:f}; {progress.reused} were in the ledger already"
     )
+    if outcome.grown is not None:
+        left_out = ", ".join(f"{count} {reason}" for reason, count in outcome.grown.reasons().most_common())
+        lines.insert(0, f"prompts grown: {len(outcome.grown.grown)}" + (f"; left out: {left_out}" if left_out else ""))
+    lines += [f"exported: {path}" for path in outcome.published.files]
+    if outcome.published.url:
+        lines.append(f"pushed to {outcome.published.url}")
     if progress.left:
         lines.append(f"not asked yet: {progress.left}")
     if manifest is not None and manifest.rejected:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from potstill.config import Config
 from potstill.pricing.counting import Counter
-from potstill.prompts import PromptFiles, load_roles
+from potstill.prompts import load_roles, load_schema, prompt_files
 from potstill.records import Attempt, Message
-from potstill.teacher.calls import build_request
+from potstill.teacher.calls import answer_request
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,12 @@ def count_work(config: Config, counter: Counter, done: Mapping[str, Attempt]) ->
     Nothing is held per answer: a plan of a million is a table of lengths. Without a ledger no key need be made.
     """
     roles = load_roles(config.generate.roles, config.language)
+    schema = load_schema(config.generate.answer_schema)
     systems = [counter.count(role.system) for role in roles]
     samples = config.generate.samples_per_prompt
     todo: Tally[tuple[str, int]] = Tally()
     billed, cells = [], 0
-    for prompt in PromptFiles(config.generate.prompts):
+    for prompt in prompt_files(config):
         size = counter.count(prompt.text)
         for role, system in zip(roles, systems, strict=True):
             cells += samples
@@ -71,7 +73,7 @@ def count_work(config: Config, counter: Counter, done: Mapping[str, Attempt]) ->
                 todo[role.name, system + size] += samples
                 continue
             messages = (Message(role="system", content=role.system), Message(role="user", content=prompt.text))
-            for key in _keys(config, messages, role.name):
+            for key in _keys(config, messages, role.name, schema):
                 if (attempt := done.get(key)) is None:
                     todo[role.name, system + size] += 1
                 else:
@@ -80,13 +82,6 @@ def count_work(config: Config, counter: Counter, done: Mapping[str, Attempt]) ->
     return Work(cells, groups, tuple(billed))
 
 
-def _keys(config: Config, messages: Sequence[Message], role: str) -> Iterator[str]:
+def _keys(config: Config, messages: Sequence[Message], role: str, schema: dict[str, Any] | None) -> Iterator[str]:
     for sample in range(config.generate.samples_per_prompt):
-        yield build_request(
-            config.teacher,
-            messages,
-            temperature=config.generate.temperature,
-            max_output_tokens=config.generate.max_output_tokens,
-            sample=sample,
-            role=role,
-        ).key
+        yield answer_request(config, messages, sample=sample, role=role, schema=schema).key

@@ -124,7 +124,7 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Extra:
-    """Samples that stand beside the plan's, to be gone through twice; `prompts` of theirs come after the plan's."""
+    """Samples that came from elsewhere; their prompts are dealt to the splits with the plan's, and after them."""
 
     samples: tuple[Sample, ...] = ()
 
@@ -132,6 +132,14 @@ class Extra:
         """Ids and texts of the questions."""
         for sample in self.samples:
             yield sample.prompt_id, next(turn.content for turn in sample.messages if turn.role == "user")
+
+    def after(self, samples: Iterable[Sample]) -> Iterator[Sample]:
+        """The plan's samples, then those of these that are not among them."""
+        waiting = {sample.id for sample in self.samples}
+        for sample in samples:
+            waiting.discard(sample.id)
+            yield sample
+        yield from (sample for sample in self.samples if sample.id in waiting)
 
 
 def write_dataset(
@@ -152,13 +160,33 @@ def write_dataset(
         for file in files.values():
             stack.callback(file.discard)
         whole = replace(gauge or Gauge(plan.config.generate.filters), alike_prompt=prompts.original)
-        tally = _write_lines(files, prompts, chain(samples, extra.samples), whole)
-        manifest = _manifest(plan, tally, prompts, {f"{name}.jsonl": file.sha256 for name, file in files.items()})
+        counted = _Counted(samples)
+        tally = _write_lines(files, prompts, extra.after(counted), whole)
+        manifest = _manifest(
+            plan,
+            tally,
+            prompts,
+            len(plan) - counted.count,
+            {f"{name}.jsonl": file.sha256 for name, file in files.items()},
+        )
         for file in files.values():
             file.publish()
     write_atomic(workspace.dataset_card, card(manifest))
     write_atomic(workspace.dataset_manifest, manifest.model_dump_json(indent=2) + "\n")
     return manifest
+
+
+class _Counted:
+    """Samples, counted as they go by."""
+
+    def __init__(self, samples: Iterable[Sample]) -> None:
+        self._samples = samples
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Sample]:
+        for sample in self._samples:
+            self.count += 1
+            yield sample
 
 
 def _all_prompts(plan: Plan, extra: Extra) -> Iterator[Keyed]:
@@ -180,7 +208,7 @@ def _write_lines(files: Mapping[str, LineFile], prompts: Prompts, samples: Itera
     return tally
 
 
-def _manifest(plan: Plan, tally: Tally, prompts: Prompts, hashes: Mapping[str, str]) -> DatasetManifest:
+def _manifest(plan: Plan, tally: Tally, prompts: Prompts, missing: int, hashes: Mapping[str, str]) -> DatasetManifest:
     return DatasetManifest(
         potstill=__version__,
         created_at=datetime.now(UTC),
@@ -190,7 +218,7 @@ def _manifest(plan: Plan, tally: Tally, prompts: Prompts, hashes: Mapping[str, s
         prompts=len(plan.prompts),
         samples={name: tally.splits[name] for name in SPLITS},
         rejected=dict(tally.rejected.most_common()),
-        missing=len(plan) - tally.splits.total() - tally.rejected.total(),
+        missing=missing,
         cost_usd=format(tally.cost_usd, "f"),
         usage=tally.usage,
         figures=tally.figures(),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from potstill.config import Config
 from potstill.prompts import Prompt, Role
 from potstill.records import Message, content_id
-from potstill.teacher.calls import TeacherRequest, build_request
+from potstill.teacher.calls import TeacherRequest, answer_request
+
+CELL_FIELDS = {"samples_per_prompt", "temperature", "temperatures", "max_output_tokens", "truncated_limit"}
+"""What of the `generate` section decides what is asked for, beside prompts, roles and schema."""
 
 
 class Prompts(Protocol):
@@ -55,6 +58,7 @@ class Plan:
     config: Config
     prompts: Prompts
     roles: Sequence[Role]
+    schema: dict[str, Any] | None = None
 
     @property
     def per_prompt(self) -> int:
@@ -64,9 +68,10 @@ class Plan:
     @property
     def fingerprint(self) -> str:
         """Names the plan by everything that decides what its cells are."""
-        generate = self.config.generate.model_dump(mode="json", exclude={"prompts", "filters", "splits", "judge"})
+        generate = self.config.generate.model_dump(mode="json", include=CELL_FIELDS)
         teacher = self.config.teacher.model_dump(mode="json", include={"model", "thinking_budget"})
-        return content_id([generate, teacher, self.prompts.fingerprint, [[role.name, role.sha] for role in self.roles]])
+        roles = [[role.name, role.sha] for role in self.roles]
+        return content_id([generate, teacher, self.prompts.fingerprint, roles, self.schema])
 
     def __len__(self) -> int:
         return len(self.prompts) * self.per_prompt
@@ -92,16 +97,10 @@ class Plan:
 
     def _cell(self, prompt: Prompt, index: int) -> Cell:
         """Cell number `index` of a prompt."""
-        generate = self.config.generate
-        role, sample = self.roles[index // generate.samples_per_prompt], index % generate.samples_per_prompt
-        request = build_request(
-            self.config.teacher,
-            chat(role, prompt),
-            temperature=generate.temperature,
-            max_output_tokens=generate.max_output_tokens,
-            sample=sample,
-            role=role.name,
-        )
+        samples = self.config.generate.samples_per_prompt
+        role, sample = self.roles[index // samples], index % samples
+        messages = chat(role, prompt)
+        request = answer_request(self.config, messages, sample=sample, role=role.name, schema=self.schema)
         return Cell(prompt, role, sample, request)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from potstill.config import Config, Secrets
@@ -14,10 +14,13 @@ from potstill.generate.ask import Asking, Failed, Progress, Report, ask_all
 from potstill.generate.batching import Rounds
 from potstill.generate.dataset import DatasetManifest, sample_of, write_dataset
 from potstill.generate.frontier import Frontier
+from potstill.generate.grow import Pool
 from potstill.generate.outcomes import both, second_request
 from potstill.generate.plan import Plan
+from potstill.generate.publish import Published, publish
+from potstill.generate.refine import Place, grow_prompts, refine, requests_left
 from potstill.ledger import Ledger, PlanProgress
-from potstill.prompts import PromptFiles, load_roles
+from potstill.prompts import load_roles, load_schema, prompt_files
 from potstill.records import Attempt, Sample
 from potstill.teacher.batch import Batcher
 from potstill.teacher.connect import check_client
@@ -60,6 +63,8 @@ class Outcome:
     progress: Progress
     possibly_paid: tuple[Attempt, ...]
     stopped: PotstillError | StoppedError | None
+    published: Published = field(default_factory=Published)
+    grown: Pool | None = None
 
     @property
     def failed(self) -> tuple[Failed, ...]:
@@ -76,20 +81,29 @@ def load_plan(config: Config) -> Plan:
     """The plan of a config; raises InputError for a bad prompt or role file, ConfigError for an impossible teacher."""
     check_client(config.teacher)
     roles = load_roles(config.generate.roles, config.language)
-    return Plan(config, PromptFiles(config.generate.prompts), roles)
+    return Plan(config, prompt_files(config), roles, load_schema(config.generate.answer_schema))
 
 
 async def generate(config: Config, secrets: Secrets, workspace: Workspace, terms: Terms) -> Outcome:
     """Get every answer of the plan that is not in the ledger yet, then write the dataset from all of them."""
+    place = Place(config, secrets, workspace, terms.stop, requests_left(workspace, terms.max_requests))
+    prepares = not terms.offline and terms.pilot is None and not terms.cancel_batches
+    pool = await grow_prompts(place) if prepares else None
     plan = load_plan(config)
-    async with _teacher(config, secrets, workspace, terms) as teacher:
+    async with _teacher(config, secrets, workspace, replace(terms, max_requests=place.allowed())) as teacher:
         start = _start(plan, teacher.ledger)
         progress, stopped = await _ask(plan, teacher, start, terms)
-        manifest = None
+        manifest, published = None, Published()
         if terms.pilot is None and not isinstance(stopped, StoppedError):
-            samples = stored_samples(plan, teacher.ledger)
-            manifest = await asyncio.to_thread(write_dataset, workspace, plan, samples)
-        return Outcome(manifest, progress, tuple(teacher.ledger.open_attempts()), stopped)
+            ledger, pay = teacher.ledger, stopped is None and prepares
+            refined = await refine(plan, lambda: stored_samples(plan, ledger), ledger, place, pay=pay)
+            stopped = stopped or refined.ended
+            manifest = await asyncio.to_thread(
+                write_dataset, workspace, plan, refined.samples(), refined.gauge, refined.extra
+            )
+            published = await asyncio.to_thread(publish, config, secrets, workspace)
+        waiting = tuple(teacher.ledger.open_attempts())
+        return Outcome(manifest, progress, waiting, stopped or published.error, published, pool)
 
 
 def stored_samples(plan: Plan, ledger: Ledger) -> Iterator[Sample]:

@@ -80,32 +80,37 @@ def _sift_group(group: list[Sample], gauge: Gauge) -> Iterator[tuple[Sample, Ver
 
 
 def judge_sample(sample: Sample, gauge: Gauge) -> Verdict:
-    """Judge one answer by itself: the first check that finds something decides."""
-    for check in (_length, _form, _language, _phrases, _prompt):
-        if (found := check(sample, gauge)) is not None:
-            return found
-    return Kept()
+    """Judge a sample by itself: each of its answers, and the first check that finds something decides."""
+    for text in answers_of(sample):
+        for check in (_length, _form, _language, _phrases):
+            if (found := check(text, sample, gauge)) is not None:
+                return found
+    return _prompt(sample, gauge) or Kept()
 
 
-def _length(sample: Sample, gauge: Gauge) -> Rejection | None:
-    verdict = judge_text(sample.messages[-1].content, sample.finish_reason, gauge.filters)
+def answers_of(sample: Sample) -> list[str]:
+    """The answers of a chat, in order."""
+    return [message.content for message in sample.messages if message.role == "assistant"]
+
+
+def _length(text: str, sample: Sample, gauge: Gauge) -> Rejection | None:
+    verdict = judge_text(text, sample.finish_reason, gauge.filters)
     return verdict if isinstance(verdict, Rejection) else None
 
 
-def _form(sample: Sample, gauge: Gauge) -> Rejection | None:
-    return None if gauge.form is None else gauge.form(sample.messages[-1].content)
+def _form(text: str, _: Sample, gauge: Gauge) -> Rejection | None:
+    return None if gauge.form is None else gauge.form(text)
 
 
-def _language(sample: Sample, gauge: Gauge) -> Rejection | None:
+def _language(text: str, _: Sample, gauge: Gauge) -> Rejection | None:
     wanted = gauge.filters.languages
     if not wanted:
         return None
-    found = language_of(sample.messages[-1].content)
+    found = language_of(text)
     return None if any(fits(found, name) for name in wanted) else Rejection("language", f"{found}, not {_or(wanted)}")
 
 
-def _phrases(sample: Sample, gauge: Gauge) -> Rejection | None:
-    text = sample.messages[-1].content
+def _phrases(text: str, sample: Sample, gauge: Gauge) -> Rejection | None:
     if gauge.filters.refusals and (words := refusal_in(text)) is not None:
         return Rejection("refusal", words)
     if gauge.filters.leaks and (words := leak_in(text, _system_of(sample))) is not None:
@@ -150,10 +155,10 @@ def repeated_share(text: str) -> float:
 
 
 def _against(sample: Sample, kept: list[Sample], filters: FilterConfig) -> Verdict:
-    """Compare an answer with those kept of the same prompt in the same role."""
-    text = sample.messages[-1].content
+    """Compare with those kept of the same prompt in the same role, by the first answer: what follows hangs on it."""
+    text = answers_of(sample)[0]
     for other in kept:
-        before = other.messages[-1].content
+        before = answers_of(other)[0]
         if filters.drop_duplicates and text.split() == before.split():
             return Rejection("duplicate", f"the same answer as sample {other.sample}")
         if filters.near_duplicates is not None and (alike := similarity(text, before)) >= filters.near_duplicates:

@@ -14,10 +14,11 @@ from potstill.ledger.entries import (
 )
 from potstill.ledger.journal import Ledger
 from potstill.ledger.money import from_pico, to_pico
-from potstill.ledger.reading import LedgerView, read_attempts
+from potstill.ledger.reading import Answered, LedgerView, read_attempts
 
 __all__ = [
     "Admitted",
+    "Answered",
     "Change",
     "Gate",
     "Held",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -58,6 +60,19 @@ def select_attempts(connection: sqlite3.Connection, where: str = "") -> Iterator
         )
 
 
+@dataclass(frozen=True)
+class Answered:
+    """A request's body and its raw reply."""
+
+    key: str
+    role: str | None
+    model: str
+    body: dict[str, Any]
+    reply: str
+    cost_usd: Decimal
+    answered_at: datetime
+
+
 class LedgerView:
     """A ledger that is only read; a missing file is an empty one. Use it as a context manager."""
 
@@ -104,6 +119,29 @@ class LedgerView:
         """Dollars that were spent or are reserved."""
         rows = self._rows("SELECT spent + reserved FROM totals")
         return from_pico(rows[0][0]) if rows else Decimal(0)
+
+    def attempts(self) -> int:
+        """How many attempts there were."""
+        rows = self._rows("SELECT max(id) FROM attempts")
+        return (rows[0][0] or 0) if rows else 0
+
+    def committed_by(self, command: str) -> Decimal:
+        """Dollars that attempts of one command cost, or hold while they have no answer."""
+        query = "SELECT sum(CASE status WHEN 'open' THEN reserved ELSE cost END) FROM attempts WHERE command = ?"
+        rows = self._rows(query, command)
+        return from_pico(rows[0][0] or 0) if rows else Decimal(0)
+
+    def answered(self, command: str) -> Iterator[Answered]:
+        """What a command asked and was answered, in the order in which it was asked."""
+        query = (
+            "SELECT key, role, model, request, reply, cost, finished_at FROM attempts"
+            " WHERE command = ? AND status = 'done' ORDER BY id"
+        )
+        if self._connection is None:
+            return
+        for key, role, model, request, reply, cost, at in self._connection.execute(query, (command,)):
+            body = json.loads(request)["body"]
+            yield Answered(key, role, model, body, reply, from_pico(cost), datetime.fromisoformat(at))
 
     def shared(self, scope: str) -> str | None:
         """The state that processes share under a scope."""

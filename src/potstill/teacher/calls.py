@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
-from potstill.config import TeacherConfig
+from potstill.config import Config, TeacherConfig
 from potstill.records import Message, Record, Usage, Usd, content_id
 
 
@@ -87,6 +87,22 @@ def build_request(
     if system:
         body["systemInstruction"] = {"parts": [{"text": "\n\n".join(system)}]}
     return TeacherRequest(model=teacher.model, body=body, sample=sample, role=role)
+
+
+def answer_request(
+    config: Config, messages: Sequence[Message], *, sample: int, role: str, schema: dict[str, Any] | None = None
+) -> TeacherRequest:
+    """The request for one answer of the dataset: a prompt's sample number `sample` in a role."""
+    generate = config.generate
+    return build_request(
+        config.teacher,
+        messages,
+        temperature=generate.temperature_of(sample),
+        max_output_tokens=generate.max_output_tokens,
+        sample=sample,
+        role=role,
+        schema=schema,
+    )
 
 
 def with_output_limit(request: TeacherRequest, max_output_tokens: int) -> TeacherRequest:

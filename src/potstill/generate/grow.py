@@ -1,0 +1,270 @@
+"""A few prompts into many: self-instruct (arXiv 2212.10560), evolve (arXiv 2304.12244), and questions to documents.
+
+What a round asks is decided by the pool at its beginning, the config and the seed alone, and answers are taken in the
+order of the requests: the same ledger grows the same prompts, whatever came in first. A round of which a request failed
+ends the growing, because what the later rounds ask, and are paid for, hangs on it; a rerun asks for just that request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+
+from potstill.config import Config
+from potstill.errors import PartialError, TeacherError
+from potstill.generate.documents import Passage, read_passages
+from potstill.generate.forms import TEXTS, read_texts
+from potstill.generate.languages import fits, language_of
+from potstill.generate.neighbours import Neighbours
+from potstill.generate.phrases import refusal_in
+from potstill.generate.sift import Rejection
+from potstill.prompts import Prompt, PromptFiles, fill, load_personas, load_template
+from potstill.records import Message, Record
+from potstill.teacher.calls import Answer, Asks, TeacherRequest, build_request
+from potstill.workspace import LineFile, Workspace
+
+EXAMPLES = 6
+"""Prompts of the pool that a self-instruct request shows."""
+REQUESTS_A_ROUND = 64
+MAX_PROMPT_CHARS = 2000
+MAX_OUTPUT_TOKENS = 2048
+"""Limit of one answer with new prompts, in tokens."""
+TASK_WORDS = ("rewritten question", "new question:", "given question", "改寫後的問題", "新問題：")
+"""Words of the task, which do not belong in a prompt (the elimination step of arXiv 2304.12244)."""
+
+
+class Grown(Record):
+    """A prompt that the teacher made, and from what: a line of `prompts/grown.jsonl`."""
+
+    prompt: str
+    method: str
+    parents: tuple[str, ...]
+    persona: str | None = None
+    source: str | None = None
+    round: int
+    key: str
+
+
+class NotGrown(Record):
+    """A prompt that the teacher made and that was left out: a line of `prompts/rejected.jsonl`."""
+
+    grown: Grown
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request for new prompts, and what is known of them beforehand."""
+
+    request: TeacherRequest
+    method: str
+    parents: tuple[str, ...]
+    round: int
+    persona: str | None = None
+    passage: Passage | None = None
+
+
+@dataclass
+class Pool:
+    """Seeds and what has grown from them. `alike` holds all of them to compare with."""
+
+    seeds: list[str]
+    alike: Neighbours
+    grown: list[Grown] = field(default_factory=list)
+    rejected: list[NotGrown] = field(default_factory=list)
+
+    @property
+    def texts(self) -> list[str]:
+        """All prompts that a round can build on."""
+        return [*self.seeds, *(grown.prompt for grown in self.grown)]
+
+    def reasons(self) -> Counter[str]:
+        """Why prompts were left out."""
+        return Counter(item.reason for item in self.rejected)
+
+
+@dataclass(frozen=True)
+class Growing:
+    """What requests are made of: config and texts, read once."""
+
+    config: Config
+    personas: tuple[str, ...]
+    operations: tuple[str, ...]
+    templates: dict[str, str]
+
+    @classmethod
+    def of(cls, config: Config) -> Growing:
+        """Load the templates and personas of a config; raises InputError for one that cannot be read."""
+        names = ("self-instruct", "evolve", "questions", "grounded")
+        lines = load_template("operations", config.language).splitlines()
+        return cls(
+            config,
+            load_personas(config.generate.grow.personas),
+            tuple(line for line in lines if line.strip() and not line.startswith("#")),
+            {name: load_template(name, config.language) for name in names},
+        )
+
+    def from_passage(self, passage: Passage, number: int) -> Ask:
+        """Ask what a passage answers."""
+        documents = self.config.generate.documents
+        values = {"count": str(documents.questions), "source": passage.source, "passage": passage.text}
+        request = self._request(fill(self.templates["questions"], values, origin="template questions"), 0)
+        return Ask(request, "document", (), number, passage=passage)
+
+    def round(self, number: int, pool: Sequence[str], wanted: int) -> list[Ask]:
+        """The requests of a round, which want so many prompts more; each is drawn by the seed, round and place."""
+        grow = self.config.generate.grow
+        asks: list[Ask] = []
+        while wanted > 0 and len(asks) < REQUESTS_A_ROUND:
+            draw = random.Random(f"{grow.seed}:{number}:{len(asks)}")  # noqa: S311  (reproducible, nothing secret)
+            instructs = grow.method == "self-instruct" or (grow.method == "both" and len(asks) % 2 == 0)
+            ask = self._instruct(number, pool, draw) if instructs else self._evolve(number, pool, draw)
+            wanted -= grow.per_request if instructs else 1
+            asks.append(ask)
+        return asks
+
+    def text(self, question: str, passage: Passage | None) -> str:
+        """The prompt for a question: itself, or with the passage that it is to be answered from."""
+        if passage is None or not self.config.generate.documents.ground:
+            return question
+        values = {"question": question, "passage": passage.text}
+        return fill(self.templates["grounded"], values, origin="template grounded").strip()
+
+    def _instruct(self, number: int, pool: Sequence[str], draw: random.Random) -> Ask:
+        shown = draw.sample(pool, min(EXAMPLES, len(pool)))
+        persona = self._persona(draw)
+        values = {
+            "count": str(self.config.generate.grow.per_request),
+            "examples": "\n".join(f"- {' '.join(text.split())}" for text in shown),
+            "persona": persona or "",
+        }
+        request = self._request(fill(self.templates["self-instruct"], values, origin="template self-instruct"), number)
+        return Ask(request, "self-instruct", tuple(prompt_id(text) for text in shown), number, persona)
+
+    def _evolve(self, number: int, pool: Sequence[str], draw: random.Random) -> Ask:
+        parent, operation, persona = draw.choice(pool), draw.choice(self.operations), self._persona(draw)
+        values = {"question": parent, "operation": operation, "persona": persona or ""}
+        request = self._request(fill(self.templates["evolve"], values, origin="template evolve"), number)
+        return Ask(request, "evolve", (prompt_id(parent),), number, persona)
+
+    def _persona(self, draw: random.Random) -> str | None:
+        return draw.choice(self.personas) if self.personas else None
+
+    def _request(self, prompt: str, sample: int) -> TeacherRequest:
+        return build_request(
+            self.config.teacher,
+            (Message(role="user", content=prompt),),
+            temperature=self.config.generate.grow.temperature,
+            max_output_tokens=MAX_OUTPUT_TOKENS,
+            sample=sample,
+            schema=TEXTS,
+        )
+
+
+async def grow(config: Config, teacher: Asks) -> Pool:
+    """Grow the prompts of a config; raises PartialError where a request failed, and what the teacher raises.
+
+    Questions to documents come first and are seeds too.
+    """
+    growing, generate = Growing.of(config), config.generate
+    seeds = [prompt.text for prompt in PromptFiles(generate.prompts)] if generate.prompts else []
+    with closing(Neighbours(generate.grow.near_duplicates)) as alike:
+        pool = Pool(seeds, alike)
+        for text in seeds:
+            alike.add(text)
+        asks = [growing.from_passage(passage, 0) for passage in read_passages(generate.documents)]
+        take(pool, growing, await _answers(asks, teacher, config), most=None)
+        target = len(pool.grown) + (generate.grow.target or 0)
+        for number in range(1, generate.grow.max_rounds + 1):
+            if len(pool.grown) >= target or not pool.texts:
+                break
+            asks = growing.round(number, pool.texts, target - len(pool.grown))
+            before = len(pool.grown)
+            take(pool, growing, await _answers(asks, teacher, config), most=target)
+            if len(pool.grown) == before and number > 1:
+                break
+        return pool
+
+
+def take(pool: Pool, growing: Growing, answered: Iterable[tuple[Ask, Answer]], *, most: int | None) -> None:
+    """Take the new prompts of some answers into the pool, in order, or note why not. Deterministic."""
+    for ask, answer in answered:
+        for text in read_texts(answer.text) or ("",):
+            if most is not None and len(pool.grown) >= most:
+                return
+            grown = Grown(
+                prompt=growing.text(text, ask.passage) if text else "",
+                method=ask.method,
+                parents=ask.parents,
+                persona=ask.persona,
+                source=ask.passage.source if ask.passage else None,
+                round=ask.round,
+                key=answer.key,
+            )
+            fault = _fault(text, growing.config.language, answer) or _twin(text, pool.alike)
+            if fault is not None:
+                pool.rejected.append(NotGrown(grown=grown, reason=fault.reason, detail=fault.detail))
+            else:
+                pool.alike.add(text)
+                pool.grown.append(grown)
+
+
+def write_grown(workspace: Workspace, pool: Pool) -> None:
+    """Write what has grown and what was left out."""
+    for path, rows in ((workspace.grown, pool.grown), (workspace.not_grown, pool.rejected)):
+        file = LineFile(path)
+        try:
+            for row in rows:
+                file.write(row.to_line())
+            file.publish()
+        finally:
+            file.discard()
+
+
+def prompt_id(text: str) -> str:
+    """The id of a prompt with this text."""
+    return Prompt(text=text, source="").id
+
+
+def _fault(text: str, language: str, answer: Answer) -> Rejection | None:
+    """What is wrong with a new prompt by itself."""
+    if not text:
+        return Rejection("no prompt", f"{answer.finish_reason}, {len(answer.text)} characters")
+    if len(text) > MAX_PROMPT_CHARS:
+        return Rejection("too long", f"{len(text)} characters")
+    if not fits(found := language_of(text), language):
+        return Rejection("language", f"{found}, not {language}")
+    if (words := refusal_in(text)) is not None:
+        return Rejection("refusal", words)
+    if (word := next((word for word in TASK_WORDS if word in text.casefold()), None)) is not None:
+        return Rejection("talks about the task", word)
+    return None
+
+
+def _twin(text: str, alike: Neighbours) -> Rejection | None:
+    near = alike.near(text)
+    return Rejection("near-duplicate", f"{near[0].similarity:.2f} like {alike.text(near[0].number)}") if near else None
+
+
+async def _answers(asks: Sequence[Ask], teacher: Asks, config: Config) -> Iterator[tuple[Ask, Answer]]:
+    """All answers of a round, in the order of its requests; what is in flight comes in before anything is raised."""
+    gate = asyncio.Semaphore(config.teacher.max_concurrency)
+
+    async def one(ask: Ask) -> Answer:
+        async with gate:
+            return await teacher.ask(ask.request)
+
+    answers = await asyncio.gather(*(one(ask) for ask in asks), return_exceptions=True)
+    errors = [answer for answer in answers if isinstance(answer, BaseException)]
+    for error in errors:
+        if not isinstance(error, TeacherError):
+            raise error
+    if errors:
+        message = f"growing prompts: {len(errors)} of {len(asks)} requests failed: {errors[0]}"
+        raise PartialError(message, hint="run the same command again: it asks for just these, and goes on from there")
+    return ((ask, answer) for ask, answer in zip(asks, answers, strict=True) if isinstance(answer, Answer))

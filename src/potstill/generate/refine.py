@@ -1,0 +1,197 @@
+"""The paid steps before and after the plan: growing prompts, going on with chats, marking answers.
+
+Each stands in the ledger under a name of its own (`grow`, `converse`, `judge`), shares limits and budget with the plan,
+and is replayed from the ledger for nothing. Batch mode would wait a day between two questions of one chat: these steps
+are sent as flex then, at the same price.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from potstill.config import Config, Secrets, with_values
+from potstill.errors import PartialError, PotstillError, TeacherError
+from potstill.generate.converse import Conversations
+from potstill.generate.dataset import Extra
+from potstill.generate.forms import schema_check
+from potstill.generate.grow import Pool, grow, write_grown
+from potstill.generate.judge import Capped, Rubric, judging
+from potstill.generate.plan import Plan
+from potstill.generate.sift import Gauge, Kept, sift
+from potstill.generate.traces import traced_samples
+from potstill.ledger import Ledger, LedgerView
+from potstill.pricing.book import load_prices
+from potstill.records import Sample
+from potstill.teacher.calls import Answer, Asks, TeacherRequest
+from potstill.teacher.line import StoppedError
+from potstill.teacher.opening import open_teacher
+from potstill.teacher.paid import stored_answer
+from potstill.workspace import Workspace
+
+Item = TypeVar("Item")
+Samples = Callable[[], Iterator[Sample]]
+Ended = PotstillError | StoppedError | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the steps run: config, keys and workspace, when to stop, and how many requests the run may still send."""
+
+    config: Config
+    secrets: Secrets
+    workspace: Workspace
+    stop: asyncio.Event
+    allowed: Callable[[], int | None] = lambda: None
+
+    @asynccontextmanager
+    async def teacher(self, config: Config, command: str) -> AsyncIterator[Asks]:
+        """A teacher that is paid under a step's own name, and stops when the user does."""
+        if config.teacher.service == "batch":
+            config = with_values(config, teacher={"service": "flex"})
+        opened = open_teacher(config, self.secrets, self.workspace, command=command, max_requests=self.allowed())
+        async with opened as teacher:
+            watcher = asyncio.create_task(self._watch(teacher.stop))
+            try:
+                yield teacher
+            finally:
+                watcher.cancel()
+                with suppress(asyncio.CancelledError):
+                    await watcher
+
+    async def _watch(self, then: Callable[[], None]) -> None:
+        await self.stop.wait()
+        then()
+
+
+@dataclass(frozen=True)
+class Refined:
+    """The plan's samples with all their turns, what they are measured by, and what ended the steps early, if anything.
+
+    `extra` are samples from elsewhere, marked like the plan's.
+    """
+
+    samples: Samples
+    gauge: Gauge
+    extra: Extra
+    ended: Ended = None
+
+
+def requests_left(workspace: Workspace, most: int | None) -> Callable[[], int | None]:
+    """How many requests a run may still send, of `most` from now on; None: any number."""
+    if most is None:
+        return lambda: None
+    before = _attempts(workspace)
+    return lambda: max(0, most - (_attempts(workspace) - before))
+
+
+async def grow_prompts(place: Place) -> Pool | None:
+    """Grow the prompts that the config asks for, and write them; None where it asks for none."""
+    generate = place.config.generate
+    if not generate.grow.target and not generate.documents.files:
+        return None
+    async with place.teacher(place.config, "grow") as teacher:
+        pool = await grow(place.config, teacher)
+    write_grown(place.workspace, pool)
+    return pool
+
+
+async def refine(plan: Plan, samples: Samples, ledger: Ledger, place: Place, *, pay: bool) -> Refined:
+    """Go on with the chats and mark the answers; without `pay`, as far as the ledger holds them already."""
+    generate = plan.config.generate
+    gauge = Gauge(generate.filters, form=schema_check(plan.schema) if plan.schema is not None else None)
+    extra = Extra(traced_samples(place.workspace, plan.roles) if generate.from_traces else ())
+    ended: Ended = None
+
+    def stored(request: TeacherRequest) -> Answer | None:
+        return stored_answer(ledger, request)
+
+    chats = samples
+    if generate.turns > 1:
+        conversations = Conversations(plan.config)
+        if pay:
+            ended = await _converse(samples, conversations, gauge, place)
+        chats = lambda: (conversations.extended(sample, stored) for sample in samples())  # noqa: E731
+    if generate.judge.enabled:
+        rubric = Rubric(plan.config)
+        if pay and ended is None:
+            ended = await _mark(lambda: extra.after(chats()), rubric, gauge, place)
+        gauge = replace(gauge, judged=rubric.judged(stored), min_score=generate.judge.min_score)
+    return Refined(chats, gauge, extra, ended)
+
+
+async def _converse(samples: Samples, conversations: Conversations, gauge: Gauge, place: Place) -> Ended:
+    """Ask for the further turns of all answers that are kept so far."""
+    async with place.teacher(place.config, "converse") as teacher:
+        return await each(
+            _kept(samples(), gauge),
+            lambda sample: conversations.extend(sample, teacher),
+            workers=place.config.teacher.max_concurrency,
+            what="chats could not be continued",
+        )
+
+
+async def _mark(samples: Samples, rubric: Rubric, gauge: Gauge, place: Place) -> Ended:
+    """Have every answer marked that the other filters keep."""
+    config = judging(place.config)
+    async with place.teacher(config, "judge") as teacher:
+        judge: Asks = teacher
+        if (most := config.generate.judge.max_usd) is not None:
+            with LedgerView(place.workspace.ledger) as view:
+                committed = view.committed_by("judge")
+            judge = Capped(teacher, load_prices(config.prices), _dearest(config), committed, most)
+
+        async def mark(sample: Sample) -> None:
+            await judge.ask(rubric.request(sample))
+
+        workers = config.teacher.max_concurrency
+        return await each(_kept(samples(), gauge), mark, workers=workers, what="answers could not be marked")
+
+
+async def each(items: Iterable[Item], work: Callable[[Item], Awaitable[None]], *, workers: int, what: str) -> Ended:
+    """Do some work for every item, `workers` at once; gives what ended it early, or a PartialError for what failed.
+
+    What is in flight comes in before it returns.
+    """
+    shared = iter(items)
+    stopped: list[PotstillError | StoppedError] = []
+    failed: list[TeacherError] = []
+
+    async def worker() -> None:
+        for item in shared:
+            try:
+                await work(item)
+            except TeacherError as error:
+                failed.append(error)
+            except (PotstillError, StoppedError) as error:
+                stopped.append(error)
+            if stopped:
+                return
+
+    await asyncio.gather(*(worker() for _ in range(workers)))
+    if stopped:
+        return stopped[0]
+    if failed:
+        message = f"{len(failed)} {what}: {failed[0].message}"
+        return PartialError(message, hint="run the same command again: it asks for just these")
+    return None
+
+
+def _kept(samples: Iterable[Sample], gauge: Gauge) -> Iterator[Sample]:
+    """The samples that the free filters keep; which are the best is not known before they are marked."""
+    open_gauge = replace(gauge, filters=gauge.filters.model_copy(update={"keep_best": None}))
+    return (sample for sample, verdict in sift(samples, open_gauge) if isinstance(verdict, Kept))
+
+
+def _dearest(config: Config) -> str:
+    """The service whose price bounds a request: flex may fall back to standard, and batch is sent as flex."""
+    teacher = config.teacher
+    return "standard" if teacher.service == "standard" or teacher.flex_fallback else "flex"
+
+
+def _attempts(workspace: Workspace) -> int:
+    with LedgerView(workspace.ledger) as view:
+        return view.attempts()

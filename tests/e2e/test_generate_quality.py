@@ -1,0 +1,159 @@
+"""`potstill generate` with all that makes data better, by the installed command against the emulator."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.conftest import Run
+
+from potstill.ledger import read_attempts
+from potstill.teacher.emulator import EmulatorSettings, Running, running
+
+KEY = {"GEMINI_API_KEY": "a-key-for-the-emulator"}
+QUESTIONS = (
+    "How much GPU memory does a small model need?",
+    "What does quantization do to a model?",
+    "Which LoRA rank should I choose?",
+    "How much power does a graphics card draw?",
+)
+
+
+@pytest.fixture
+def teacher() -> Iterator[Running]:
+    """An emulator that knows the hardware FAQ."""
+    with running(EmulatorSettings(faq="hardware.en", latency_s=0.0)) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    """Four questions of the FAQ."""
+    path = tmp_path / "questions.txt"
+    path.write_text("\n".join(QUESTIONS) + "\n")
+    return path
+
+
+def rows(tmp_path: Path, name: str) -> list[dict]:
+    """The lines of a file of the workspace."""
+    return [json.loads(line) for line in (tmp_path / "workspace" / name).read_text().splitlines()]
+
+
+def kept(tmp_path: Path) -> list[dict]:
+    """All samples of all splits."""
+    return [row for split in ("train", "validation", "test") for row in rows(tmp_path, f"dataset/{split}.jsonl")]
+
+
+def commands(tmp_path: Path) -> set[str]:
+    """Under which names the ledger has attempts."""
+    return {attempt.command for attempt in read_attempts(tmp_path / "workspace" / "ledger.sqlite3")}
+
+
+@pytest.mark.usefixtures("questions")
+def test_grown_judged_chats_cost_nothing_again(potstill: Run, tmp_path: Path, teacher: Running) -> None:
+    """Prompts grow, chats go on, answers are marked; the same again pays nothing, and another filter neither."""
+    env = {**KEY, "GOOGLE_GEMINI_BASE_URL": teacher.url}
+    (tmp_path / "guide.md").write_text("# Cooling\n\nClean the fans of the card twice a year.\n")
+    settings = {
+        "generate.grow.target": 3,
+        "generate.grow.method": "evolve",
+        "generate.grow.near_duplicates": 0.95,
+        "generate.documents.files": "[guide.md]",
+        "generate.turns": 2,
+        "generate.temperatures": "[0.2, 1.0]",
+        "generate.judge.enabled": "true",
+        "generate.judge.min_score": 0.5,
+        "teacher.rpm": "null",
+    }
+    flags = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    command = ("generate", "--prompts", "questions.txt", "--samples", "2", *flags, "--json")
+    first = potstill(*command, "--export", "openai,sharegpt,alpaca,parquet", env=env)
+    assert first.returncode == 0, first.stderr
+    document = json.loads(first.stdout)
+    assert document["grown"] >= 3
+    assert commands(tmp_path) == {"grow", "generate", "converse", "judge"}
+    assert {len(row["messages"]) for row in kept(tmp_path)} == {5}
+    assert {row["method"] for row in rows(tmp_path, "prompts/grown.jsonl")} == {"document", "evolve"}
+    assert {Path(path).parent.name for path in document["exported"]} == {"openai", "sharegpt", "alpaca", "parquet"}
+    sent = len(teacher.log())
+    before = (tmp_path / "workspace" / "dataset" / "train.jsonl").read_bytes()
+    assert potstill(*command, env=env).returncode == 0
+    assert (tmp_path / "workspace" / "dataset" / "train.jsonl").read_bytes() == before
+    strict = potstill(*command, "--set", "generate.judge.min_score=1", "--set", "generate.filters.keep_best=1", env=env)
+    assert strict.returncode == 0, strict.stderr
+    assert len(teacher.log()) == sent
+    offline = potstill(*command, "--offline")
+    assert offline.returncode == 0, offline.stderr
+    assert (tmp_path / "workspace" / "dataset" / "train.jsonl").read_bytes() == before
+
+
+@pytest.mark.usefixtures("questions")
+def test_the_judge_has_a_budget_of_its_own(potstill: Run, tmp_path: Path, teacher: Running) -> None:
+    """When the judge's money is spent the run ends in 4; what is unmarked is set aside, and a higher limit finishes."""
+    env = {**KEY, "GOOGLE_GEMINI_BASE_URL": teacher.url}
+    command = ("generate", "--prompts", "questions.txt", "--set", "generate.judge.enabled=true", "--json")
+    poor = potstill(*command, "--set", "generate.judge.max_usd=0.0015", "--set", "teacher.max_concurrency=1", env=env)
+    assert poor.returncode == 4, poor.stderr
+    assert "generate.judge.max_usd" in poor.stderr
+    unmarked = json.loads(poor.stdout)["rejected"]["not judged"]
+    assert 0 < unmarked <= 4
+    spent = sum(a.cost_usd for a in read_attempts(tmp_path / "workspace" / "ledger.sqlite3") if a.command == "judge")
+    assert spent <= 0.0015
+    rich = potstill(*command, "--set", "generate.judge.max_usd=1", env=env)
+    assert rich.returncode == 0, rich.stderr
+    assert "not judged" not in json.loads(rich.stdout)["rejected"]
+    assert json.loads(rich.stdout)["paid"] == 0
+
+
+@pytest.mark.usefixtures("questions")
+def test_answers_by_a_schema(potstill: Run, tmp_path: Path, teacher: Running) -> None:
+    """Answers of the schema are kept; under a stricter one they are rejected with the place that is wrong."""
+    env = {**KEY, "GOOGLE_GEMINI_BASE_URL": teacher.url}
+    schema = {"type": "object", "properties": {"advice": {"type": "string"}}, "required": ["advice"]}
+    (tmp_path / "form.json").write_text(json.dumps(schema))
+    command = ("generate", "--prompts", "questions.txt", "--set", "generate.answer_schema=form.json")
+    assert potstill(*command, env=env).returncode == 0
+    assert all(set(json.loads(row["messages"][-1]["content"])) == {"advice"} for row in kept(tmp_path))
+    schema["properties"]["advice"] = {"type": "string", "maxLength": 3}
+    (tmp_path / "form.json").write_text(json.dumps(schema))
+    assert potstill(*command, env=env).returncode == 0
+    rejected = rows(tmp_path, "dataset/rejected.jsonl")
+    assert {row["reason"] for row in rejected} == {"schema"}
+    assert rejected[0]["detail"].startswith("$.advice")
+    (tmp_path / "form.json").write_text('{"type": "no such type"}')
+    broken = potstill(*command, env=env)
+    assert broken.returncode == 2
+    assert "form.json" in broken.stderr
+
+
+@pytest.mark.usefixtures("questions")
+def test_push_without_token_or_hub_is_clear(potstill: Run, tmp_path: Path, teacher: Running) -> None:
+    """Without HF_TOKEN the end is 3, without a hub 7 with what to do; the dataset is there either way, no token shown."""
+    env = {**KEY, "GOOGLE_GEMINI_BASE_URL": teacher.url, "HF_TOKEN": ""}
+    command = ("generate", "--prompts", "questions.txt", "--push", "someone/hardware")
+    result = potstill(*command, env=env)
+    assert result.returncode == 3
+    assert "HF_TOKEN" in result.stderr
+    assert len(kept(tmp_path)) == 4
+    away = {"HF_TOKEN": "hf_a-secret-token", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    result = potstill(*command, "--offline", env=away)
+    assert result.returncode == 7, result.stderr
+    assert "hub cannot be reached" in result.stderr
+    assert "hf_a-secret-token" not in result.stdout + result.stderr
+
+
+def test_what_infer_paid_for_becomes_data(potstill: Run, tmp_path: Path, teacher: Running) -> None:
+    """Answers that the router had from the teacher are samples of the next round, for nothing and without a key."""
+    env = {**KEY, "GOOGLE_GEMINI_BASE_URL": teacher.url}
+    for question in QUESTIONS[:2]:
+        answered = potstill("infer", question, env=env)
+        assert answered.returncode == 0, answered.stderr
+    sent = len(teacher.log())
+    result = potstill("generate", "--from-traces", "--offline", "--json")
+    assert result.returncode == 0, result.stderr
+    samples = kept(tmp_path)
+    assert sorted(row["messages"][1]["content"] for row in samples) == sorted(QUESTIONS[:2])
+    assert {row["role"] for row in samples} == {"hardware-expert"}
+    assert len(teacher.log()) == sent
