@@ -20,13 +20,14 @@ from potstill.errors import InputError
 from potstill.pricing.compute import Card, Compute
 from potstill.student.fit import KNOWN
 from potstill.student.manifest import read_manifest
+from potstill.student.plan import UTILISATION
 from potstill.workspace import Workspace
 
 OPERATIONS = 6
 """For each parameter and token, with activation checkpointing."""
 
-UTILISATION, WORST_UTILISATION = 0.25, 0.10
-"""Share of a card's peak that is expected, and the least: assumptions, not measurements."""
+WORST_UTILISATION = 0.10
+"""The least share of a card's peak that is counted on: an assumption. Expected is what a plain Trainer reaches."""
 
 HEADER_BYTES = 8
 MOST_HEADER = 100_000_000
@@ -77,8 +78,9 @@ def training(config: Config, workspace: Workspace, sample_tokens: float, samples
         return None
     work = OPERATIONS * parameters * tokens
     peak = float(place.card.tflops) * 1e12 * 3600
-    hours, worst = work / (peak * UTILISATION), work / (peak * WORST_UTILISATION)
-    basis = f"{UTILISATION:.0%} of the card's peak assumed, {WORST_UTILISATION:.0%} at worst"
+    share = UTILISATION[1]
+    hours, worst = work / (peak * share), work / (peak * WORST_UTILISATION)
+    basis = f"{share:.0%} of the card's peak as a plain Trainer was seen to reach, {WORST_UTILISATION:.0%} at worst"
     if (measured := _measured(config, workspace, kept)) is not None:
         hours, worst, basis = measured[0], max(worst, measured[0]), measured[1]
     return Training(
