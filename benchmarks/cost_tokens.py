@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,7 +88,7 @@ def main() -> None:
         characters = sum(map(len, pieces))
         print(
             f"| {kind} | {len(pieces)} | {sum(real)} | {characters / sum(real):.2f} | {sum(ours) / sum(real) - 1:+.1%} |"
-            f" within {errors[int(0.95 * (len(errors) - 1))]:.0%} | {characters / 4 / sum(real) - 1:+.0%} |"
+            f" within {errors[math.ceil(0.95 * len(errors)) - 1]:.0%} | {characters / 4 / sum(real) - 1:+.0%} |"
         )
 
 
