@@ -173,7 +173,7 @@ def _lognormal(noise: bytes, median: int, spread: float) -> int:
 def _grown(text: str, tokens: int, start: int) -> str:
     """The text with sentences added until it has so many tokens, or cut where it has more."""
     parts, have = [text], estimate_tokens(text)
-    while have < tokens:
+    while have < tokens + len(parts):  # each part's count was rounded up
         filler = FILLERS[(start + len(parts)) % len(FILLERS)]
         parts.append(filler)
         have += estimate_tokens(filler)
