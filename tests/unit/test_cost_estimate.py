@@ -17,7 +17,7 @@ from potstill.cost.estimate import Assumptions, Estimate, estimate
 from potstill.cost.outputs import History, expect_outputs
 from potstill.cost.work import count_work
 from potstill.errors import InputError, UnknownModelError
-from potstill.ledger import Intent, Ledger, Settlement, Ticket
+from potstill.ledger import Intent, Ledger, PaidWork, Settlement, Ticket
 from potstill.pricing.book import load_prices
 from potstill.pricing.counting import formula
 from potstill.prompts import load_prompts, load_roles
@@ -219,7 +219,7 @@ def test_more_of_anything_never_costs_less(questions: str, tmp_path: Path) -> No
 
 def test_work_is_a_table_of_lengths(questions: str) -> None:
     """Ten samples a prompt are counted, not listed: as many groups as there are different lengths."""
-    work = count_work(config_for(questions, samples_per_prompt=10), COUNTER, {})
+    work = count_work(config_for(questions, samples_per_prompt=10), COUNTER, PaidWork(None))
     assert work.todo == 1000
     assert len(work.groups) <= 15
 

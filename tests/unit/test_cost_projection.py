@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -12,33 +12,19 @@ from hypothesis import strategies as st
 
 from potstill.cost.projection import project, read_budgets, standing, standings
 from potstill.errors import InputError
-from potstill.records import Attempt, Usage
+from potstill.ledger import Sum
+from potstill.records import Usage
 
 TODAY = date(2026, 11, 20)
 
 
-def attempt(day: date, usd: str, status: str = "done") -> Attempt:
+def attempt(day: date, usd: str, status: str = "done") -> Sum:
     """An attempt on a day; an open one holds its price."""
-    is_open = status == "open"
-    return Attempt(
-        id=1,
-        key="k",
-        command="generate",
-        role=None,
-        model="gemini-3.8-flash",
-        service="standard",
-        status=status,  # type: ignore[arg-type]
-        reason=None,
-        reserved_usd=Decimal(usd) if is_open else Decimal(0),
-        cost_usd=Decimal(0) if is_open else Decimal(usd),
-        price_id="p",
-        usage=Usage(),
-        started_at=datetime(day.year, day.month, day.day, 12, tzinfo=UTC),
-        finished_at=None,
-    )
+    spent, held = (Decimal(0), Decimal(usd)) if status == "open" else (Decimal(usd), Decimal(0))
+    return Sum(day, "generate", None, "gemini-3.8-flash", "standard", status, 1, Usage(), spent, held)
 
 
-def days(usd: list[str], last: date = TODAY - timedelta(days=1)) -> list[Attempt]:
+def days(usd: list[str], last: date = TODAY - timedelta(days=1)) -> list[Sum]:
     """One attempt a day, ending on `last`."""
     return [attempt(last - timedelta(days=len(usd) - 1 - index), value) for index, value in enumerate(usd)]
 

@@ -14,6 +14,7 @@ from potstill.config import PricesConfig
 from potstill.cost.reconcile import Billed, read_log, reconcile
 from potstill.cost.report import summed
 from potstill.errors import InputError
+from potstill.ledger import Sum
 from potstill.pricing.book import load_prices
 from potstill.records import Attempt, Trace, Usage
 
@@ -43,6 +44,22 @@ def attempt(usage: Usage, status: str = "done", held: str = "0", role: str = "a"
     )
 
 
+def group(found: Attempt) -> Sum:
+    """The attempt as a group of one."""
+    return Sum(
+        day=found.started_at.date(),
+        command=found.command,
+        role=found.role,
+        model=found.model,
+        service=found.service,
+        status=found.status,
+        count=1,
+        usage=found.usage,
+        cost_usd=found.cost_usd,
+        reserved_usd=found.reserved_usd,
+    )
+
+
 def billed(usage: Usage) -> Billed:
     """The same on the other side."""
     return Billed(at=NOON, model=MODEL, billed=usage)
@@ -59,7 +76,7 @@ def test_every_grouping_adds_up_to_the_whole(usages: list[Usage], states: list[s
         attempt(usage, state, "0.01", roles[number % 3])
         for number, (usage, state) in enumerate(zip(usages, states, strict=False))
     ]
-    found = summed(attempts, [])
+    found = summed([group(item) for item in attempts], [])
     for lines in found.groups.values():
         assert sum(line.usd for line in lines.values()) == found.total.usd
         assert sum(line.possibly_usd for line in lines.values()) == found.total.possibly_usd

@@ -14,10 +14,10 @@ from decimal import Decimal
 from pathlib import Path
 
 from potstill.config import Config
-from potstill.cost.outputs import History, Outputs, Scale, expect_outputs, input_scale, ledger_history, pilot_history
+from potstill.cost.outputs import Outputs, Scale, expect_outputs, input_scale, ledger_history, pilot_history
 from potstill.cost.work import Work, count_work
 from potstill.errors import UnknownModelError
-from potstill.ledger import read_attempts
+from potstill.ledger import paid_work
 from potstill.pricing.book import PriceBook
 from potstill.pricing.changes import AHEAD, Change, changes
 from potstill.pricing.counting import Counter
@@ -89,10 +89,10 @@ def estimate(
     config: Config, book: PriceBook, workspace: Workspace, counter: Counter, on: date, given: Assumptions
 ) -> Estimate:
     """Estimate the configured run; raises InputError for prompts that cannot be read, UnknownModelError for no price."""
-    attempts = read_attempts(workspace.ledger)
-    done = {attempt.key: attempt for attempt in attempts if attempt.status == "done"}
-    work = count_work(config, counter, done)
-    history = _history(config, counter, given, ledger_history(attempts, config.teacher.model, "generate"))
+    with paid_work(workspace.ledger) as paid:
+        work = count_work(config, counter, paid)
+        ledger = ledger_history(paid, config.teacher.model, "generate")
+    history = pilot_history(given.pilot, config.teacher.model, counter) if given.pilot else ledger
     scale = input_scale((*work.billed, *history.billed), counter)
     outputs = expect_outputs(history, work.by_role(), most_output(config), given.output_tokens)
     rates, basis = rates_of(config, book, given.latency_s)
@@ -138,10 +138,6 @@ def rates_of(config: Config, book: PriceBook, latency_s: float | None) -> tuple[
     own = [name for name in ("rpm", "tpm", "rpd") if getattr(teacher, name) is not None]
     published = f"the rest from {known.source}, {known.as_of}" if known else "the rest is published nowhere"
     return rates, f"config: {', '.join(own) or 'none'}; {published}; spend limits of {teacher.tier}"
-
-
-def _history(config: Config, counter: Counter, given: Assumptions, ledger: History) -> History:
-    return pilot_history(given.pilot, config.teacher.model, counter) if given.pilot else ledger
 
 
 def _offers(run: _Run) -> Iterator[Offer]:

@@ -9,16 +9,16 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from potstill.errors import InputError
-from potstill.ledger import read_attempts
+from potstill.ledger import PaidWork, paid_work
 from potstill.pricing.counting import Counter
-from potstill.pricing.intervals import ENOUGH, Z90, Interval, combined, total_interval
-from potstill.records import Attempt, Sample
+from potstill.pricing.intervals import ENOUGH, PLENTY, Z90, Interval, combined, total_interval
+from potstill.records import Sample
 from potstill.workspace import read_text
 
 ASSUMED_SHARE = 0.5
@@ -60,19 +60,19 @@ class Scale:
     basis: str
 
 
-def ledger_history(attempts: Sequence[Attempt], model: str, command: str) -> History:
-    """What the ledger holds of a command's answers by this model."""
+def ledger_history(paid: PaidWork, model: str, command: str) -> History:
+    """What the ledger holds of a command's answers by this model; the newest where there are very many."""
     by_role: defaultdict[str, list[int]] = defaultdict(list)
-    for attempt in attempts:
-        if (attempt.status, attempt.model, attempt.command) == ("done", model, command):
-            by_role[attempt.role or "-"].append(attempt.usage.output_tokens + attempt.usage.thinking_tokens)
+    for answer in paid.lengths(model, command, PLENTY):
+        by_role[answer.role].append(answer.output_tokens)
     return History({role: tuple(values) for role, values in by_role.items()}, (), "the ledger")
 
 
 def pilot_history(path: Path, model: str, counter: Counter) -> History:
     """A pilot: a dataset file (JSON Lines) or another workspace's ledger; raises InputError naming file and line."""
     if path.suffix == ".sqlite3":
-        return ledger_history(read_attempts(path), model, "generate")
+        with paid_work(path) as paid:
+            return replace(ledger_history(paid, model, "generate"), origin=f"pilot {path}")
     by_role: defaultdict[str, list[int]] = defaultdict(list)
     billed = []
     for sample in _samples(path):

@@ -16,10 +16,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from potstill.ledger import read_attempts
+from potstill.ledger import Sum, read_sums
 from potstill.pricing.files import parse, validated
 from potstill.pricing.intervals import total_interval
-from potstill.records import Attempt
 from potstill.workspace import Workspace, read_text
 
 ZERO = Decimal(0)
@@ -87,21 +86,20 @@ class Budgets(BaseModel):
     projects: tuple[Project, ...] = Field(min_length=1)
 
 
-def project(attempts: Iterable[Attempt], today: date, window_days: int) -> Projection:
+def project(sums: Iterable[Sum], today: date, window_days: int) -> Projection:
     """Project the month of `today` from the last `window_days` days, today left out: it is not over.
 
     A window that reaches back before the first attempt starts there; on the first day the pace is today's spending.
     """
     by_day: defaultdict[date, Decimal] = defaultdict(Decimal)
     held, models = ZERO, set()
-    for attempt in attempts:
-        day = attempt.started_at.date()
-        if attempt.status == "open":
-            held += attempt.reserved_usd if (day.year, day.month) == (today.year, today.month) else ZERO
-        else:
-            by_day[day] += attempt.cost_usd
-        if day >= today - timedelta(days=window_days):
-            models.add(attempt.model)
+    for found in sums:
+        if found.status != "open":
+            by_day[found.day] += found.cost_usd
+        elif (found.day.year, found.day.month) == (today.year, today.month):
+            held += found.reserved_usd
+        if found.day >= today - timedelta(days=window_days):
+            models.add(found.model)
     values = _window(by_day, today, window_days)
     spent = sum((usd for day, usd in by_day.items() if (day.year, day.month) == (today.year, today.month)), ZERO)
     left = calendar.monthrange(today.year, today.month)[1] - today.day
@@ -139,9 +137,9 @@ def standings(budgets: Budgets, folder: Path, today: date, window_days: int) -> 
     """Every project of a budget file, and all of them together; workspaces are named from the file's folder."""
     found, everything = [], []
     for item in budgets.projects:
-        attempts = read_attempts(Workspace(folder / item.workspace).ledger)
-        everything += attempts
-        found.append(standing(item.name, project(attempts, today, window_days), item.monthly_usd, item.alert_at))
+        sums = read_sums(Workspace(folder / item.workspace).ledger)
+        everything += sums
+        found.append(standing(item.name, project(sums, today, window_days), item.monthly_usd, item.alert_at))
     whole = project(everything, today, window_days)
     return (*found, standing("all projects", whole, budgets.total_monthly_usd, (OVER,)))
 

@@ -12,16 +12,16 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from potstill.errors import InputError
-from potstill.ledger import read_attempts
-from potstill.records import Attempt, Trace, Usage
+from potstill.ledger import Sum, read_sums
+from potstill.records import Trace, Usage
 from potstill.workspace import Workspace, read_text
 
-GROUPS: dict[str, Callable[[Attempt], str]] = {
-    "day": lambda attempt: attempt.started_at.date().isoformat(),
-    "command": lambda attempt: attempt.command,
-    "role": lambda attempt: attempt.role or "-",
-    "model": lambda attempt: attempt.model,
-    "service": lambda attempt: attempt.service,
+GROUPS: dict[str, Callable[[Sum], str]] = {
+    "day": lambda found: found.day.isoformat(),
+    "command": lambda found: found.command,
+    "role": lambda found: found.role or "-",
+    "model": lambda found: found.model,
+    "service": lambda found: found.service,
 }
 
 
@@ -79,24 +79,24 @@ def report(
     workspace: Workspace, *, since: date | None = None, until: date | None = None, command: str | None = None
 ) -> Report:
     """Read and sum up a workspace, days in UTC and both included; an empty one has nothing in it. Raises InputError."""
-    attempts = [
-        attempt
-        for attempt in read_attempts(workspace.ledger)
-        if _within(attempt.started_at.date(), since, until) and command in {None, attempt.command}
+    sums = [
+        found
+        for found in read_sums(workspace.ledger)
+        if _within(found.day, since, until) and command in {None, found.command}
     ]
     traces = (trace for trace in read_traces(workspace.traces) if _within(trace.at.date(), since, until))
-    return summed(attempts, traces)
+    return summed(sums, traces)
 
 
-def summed(attempts: Sequence[Attempt], traces: Iterable[Trace]) -> Report:
+def summed(sums: Sequence[Sum], traces: Iterable[Trace]) -> Report:
     """Sum up a workspace. Failed attempts count with what was billed, open ones apart with what is held for them."""
     groups: dict[str, dict[str, Line]] = {}
     for name, key in GROUPS.items():
-        members: defaultdict[str, list[Attempt]] = defaultdict(list)
-        for attempt in attempts:
-            members[key(attempt)].append(attempt)
+        members: defaultdict[str, list[Sum]] = defaultdict(list)
+        for found in sums:
+            members[key(found)].append(found)
         groups[name] = {value: line(members[value]) for value in sorted(members)}
-    return Report(line(attempts), groups, savings(traces))
+    return Report(line(sums), groups, savings(traces))
 
 
 def savings(traces: Iterable[Trace]) -> Savings:
@@ -126,18 +126,20 @@ def read_traces(folder: Path) -> Iterator[Trace]:
                 raise InputError(message) from error
 
 
-def line(attempts: Sequence[Attempt]) -> Line:
-    """Sum up some attempts."""
-    states = Counter(attempt.status for attempt in attempts)
-    billed = [attempt for attempt in attempts if attempt.status != "open"]
+def line(sums: Sequence[Sum]) -> Line:
+    """Sum up some groups of attempts."""
+    states: Counter[str] = Counter()
+    for found in sums:
+        states[found.status] += found.count
+    billed = [found for found in sums if found.status != "open"]
     return Line(
         states["done"],
         states["failed"],
         states["open"],
-        sum((attempt.usage for attempt in billed), Usage()),
-        sum((attempt.cost_usd for attempt in billed), Decimal(0)),
-        sum((attempt.cost_usd for attempt in billed if attempt.status == "failed"), Decimal(0)),
-        sum((attempt.reserved_usd for attempt in attempts if attempt.status == "open"), Decimal(0)),
+        sum((found.usage for found in billed), Usage()),
+        sum((found.cost_usd for found in billed), Decimal(0)),
+        sum((found.cost_usd for found in billed if found.status == "failed"), Decimal(0)),
+        sum((found.reserved_usd for found in sums if found.status == "open"), Decimal(0)),
     )
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from potstill.config import Config
+from potstill.ledger import PaidWork
 from potstill.pricing.counting import Counter
 from potstill.prompts import load_roles, load_schema, prompt_files
-from potstill.records import Attempt, Message
+from potstill.records import Message
 from potstill.teacher.calls import answer_request
+
+MOST_BILLED = 2000
+"""Billed inputs that are kept to correct the count; more would not make it surer."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,8 @@ class Work:
         return dict(found)
 
 
-def count_work(config: Config, counter: Counter, done: Mapping[str, Attempt]) -> Work:
-    """Count the plan; `done` has the answered attempts by key. Raises InputError for a bad prompt or role file.
+def count_work(config: Config, counter: Counter, paid: PaidWork) -> Work:
+    """Count the plan; `paid` knows what is answered. Raises InputError for a bad prompt or role file.
 
     Nothing is held per answer: a plan of a million is a table of lengths. Without a ledger no key need be made.
     """
@@ -64,20 +68,22 @@ def count_work(config: Config, counter: Counter, done: Mapping[str, Attempt]) ->
     systems = [counter.count(role.system) for role in roles]
     samples = config.generate.samples_per_prompt
     todo: Tally[tuple[str, int]] = Tally()
-    billed, cells = [], 0
+    billed: list[tuple[int, int]] = []
+    cells, fresh = 0, paid.empty
     for prompt in prompt_files(config):
         size = counter.count(prompt.text)
         for role, system in zip(roles, systems, strict=True):
             cells += samples
-            if not done:
+            if fresh:
                 todo[role.name, system + size] += samples
                 continue
             messages = (Message(role="system", content=role.system), Message(role="user", content=prompt.text))
             for key in _keys(config, messages, role.name, schema):
-                if (attempt := done.get(key)) is None:
+                if (tokens := paid.input_tokens(key)) is None:
                     todo[role.name, system + size] += 1
-                else:
-                    billed.append((system + size, attempt.usage.input_tokens))
+                    continue
+                if len(billed) < MOST_BILLED:
+                    billed.append((system + size, tokens))
     groups = tuple(Group(role, size, count) for (role, size), count in sorted(todo.items()))
     return Work(cells, groups, tuple(billed))
 

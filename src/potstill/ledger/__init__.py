@@ -15,6 +15,7 @@ from potstill.ledger.entries import (
 from potstill.ledger.journal import Ledger
 from potstill.ledger.money import from_pico, to_pico
 from potstill.ledger.reading import Answered, LedgerView, read_attempts
+from potstill.ledger.sums import PaidWork, Sum, paid_work, read_sums
 
 __all__ = [
     "Admitted",
@@ -26,11 +27,15 @@ __all__ = [
     "Job",
     "Ledger",
     "LedgerView",
+    "PaidWork",
     "PlanProgress",
     "Settlement",
     "StoredReply",
+    "Sum",
     "Ticket",
     "from_pico",
+    "paid_work",
     "read_attempts",
+    "read_sums",
     "to_pico",
 ]

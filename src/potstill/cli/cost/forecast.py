@@ -63,9 +63,9 @@ def forecast(  # noqa: PLR0913, PLR0917  (one option a figure)
 
 def _one(session: Session, now: date, days: int, monthly: str | None) -> Standing:
     from potstill.cost.projection import OVER, project, standing
-    from potstill.ledger import read_attempts
+    from potstill.ledger import read_sums
 
-    projection = project(read_attempts(session.workspace.ledger), now, days)
+    projection = project(read_sums(session.workspace.ledger), now, days)
     budget = None if monthly is None else money(monthly, "--monthly")
     return standing(session.config.workspace, projection, budget, (OVER,))
 
