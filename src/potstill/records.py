@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, PlainSerializer
 
 ID_SCHEME = "c1"
+CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 Usd = Annotated[Decimal, PlainSerializer(lambda value: format(value, "f"), return_type=str, when_used="json")]
 """Dollars. On disk a decimal string such as "0.0006375": never a float, never an exponent."""
@@ -18,13 +19,17 @@ Usd = Annotated[Decimal, PlainSerializer(lambda value: format(value, "f"), retur
 
 def canonical_json(value: Any) -> bytes:
     """The one byte form of a JSON value: sorted keys, no spaces, UTF-8, no NaN."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8")
+    return CANONICAL.encode(value).encode("utf-8")
 
 
 def content_id(value: Any) -> str:
     """Name a JSON value by its content, e.g. `c1:5f2a...` (SHA-256, 32 hex digits, tagged with the scheme)."""
-    return f"{ID_SCHEME}:{hashlib.sha256(canonical_json(value)).hexdigest()[:32]}"
+    return bytes_id(canonical_json(value))
+
+
+def bytes_id(canonical: bytes) -> str:
+    """The same, for a value whose canonical form is at hand."""
+    return f"{ID_SCHEME}:{hashlib.sha256(canonical).hexdigest()[:32]}"
 
 
 def text_sha(text: str) -> str:

@@ -37,7 +37,7 @@ from potstill.records import Usage
 
 def intent(key: str, worst: str = "0.01") -> Intent:
     """Something to send that costs a cent at most."""
-    return Intent(key, "generate", "a-role", "m", "standard", {"body": {"text": key}}, Decimal(worst))
+    return Intent(key, "generate", "a-role", "m", "standard", "{}", Decimal(worst))
 
 
 def paid(cost: str = "0.001", reply: str = "{}") -> Settlement:
@@ -169,7 +169,7 @@ async def main():
     with Ledger.open(Path(sys.argv[1]), Decimal("0.5")) as ledger:
         for number in range(int(sys.argv[3])):
             try:
-                intent = Intent(f"{sys.argv[2]}-{number}", "generate", None, "m", "standard", {}, Decimal("0.01"))
+                intent = Intent(f"{sys.argv[2]}-{number}", "generate", None, "m", "standard", "{}", Decimal("0.01"))
                 ticket = await ledger.reserve(intent)
             except BudgetError:
                 print("refused")

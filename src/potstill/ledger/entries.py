@@ -6,21 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Literal
 
 from potstill.records import Usage
 
 
 @dataclass(frozen=True)
 class Intent:
-    """What is about to be sent, and the most that it can cost."""
+    """What is about to be sent, and the most that it can cost. `request` is JSON, kept as it is."""
 
     key: str
     command: str
     role: str | None
     model: str
     service: str
-    request: dict[str, Any]
+    request: str
     worst_usd: Decimal
 
 

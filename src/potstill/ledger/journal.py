@@ -7,7 +7,6 @@ SQLite's write-ahead log with an incomplete end, which the next opening cuts off
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -173,7 +172,7 @@ def _insert(connection: sqlite3.Connection, intent: Intent, worst: int, job: int
             intent.role,
             intent.model,
             intent.service,
-            json.dumps(intent.request, ensure_ascii=False, sort_keys=True),
+            intent.request,
             worst,
             _now(),
             job,

@@ -22,8 +22,6 @@ from typing import Any, TypeVar
 from potstill.config import TeacherConfig
 from potstill.errors import QuotaError, TeacherError
 from potstill.ledger import Job, Ledger, Settlement
-from potstill.pricing.tokens import estimate_tokens
-from potstill.records import canonical_json
 from potstill.teacher.batch_service import BatchService, CallFailedError, JobView
 from potstill.teacher.calls import TeacherRequest
 from potstill.teacher.line import StoppedError
@@ -80,10 +78,7 @@ class Batcher:
 
     async def plan(self, requests: Sequence[TeacherRequest]) -> tuple[Job, int]:
         """Reserve a job for these requests; gives it, and how many of them the budget allowed. Raises BudgetError."""
-        intents = [
-            intent_of(request, "batch", self._accounts, estimate_tokens(canonical_json(request.body).decode()))
-            for request in requests
-        ]
+        intents = [intent_of(request, "batch", self._accounts, request.input_tokens) for request in requests]
         label = f"potstill-{secrets.token_hex(8)}"
         return await self.ledger.jobs.plan(label, self._teacher.model, intents)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Protocol
 
 from potstill.config import Config, TeacherConfig
-from potstill.records import Message, Record, Usage, Usd, content_id
+from potstill.pricing.tokens import estimate_tokens
+from potstill.records import Message, Record, Usage, Usd, bytes_id, canonical_json
 
 
 class TeacherRequest(Record):
@@ -23,10 +25,26 @@ class TeacherRequest(Record):
     role: str | None = None
     service: str | None = None
 
-    @property
+    @cached_property
+    def canonical_body(self) -> bytes:
+        """The one byte form of the body."""
+        return canonical_json(self.body)
+
+    @cached_property
+    def canonical(self) -> bytes:
+        """The one byte form of the work: body, model and sample."""
+        return b'{"body":%b,"model":%b,"sample":%d}' % (self.canonical_body, canonical_json(self.model), self.sample)
+
+    @cached_property
     def key(self) -> str:
         """The name of this work in the ledger; equal requests are paid once."""
-        return content_id({"model": self.model, "body": self.body, "sample": self.sample})
+        return bytes_id(self.canonical)
+
+    @property
+    def input_tokens(self) -> int:
+        """Estimated input tokens: those of its texts."""
+        turns = [*self.body.get("contents", ()), self.body.get("systemInstruction") or {}]
+        return sum(estimate_tokens(str(part.get("text", ""))) for turn in turns for part in turn.get("parts", ()))
 
 
 class Answer(Record):
@@ -108,4 +126,5 @@ def answer_request(
 def with_output_limit(request: TeacherRequest, max_output_tokens: int) -> TeacherRequest:
     """The same request with another limit on the answer: other paid work, with a name of its own."""
     generation = {**request.body["generationConfig"], "maxOutputTokens": max_output_tokens}
-    return request.model_copy(update={"body": {**request.body, "generationConfig": generation}})
+    body = {**request.body, "generationConfig": generation}
+    return TeacherRequest(model=request.model, body=body, sample=request.sample, role=request.role)

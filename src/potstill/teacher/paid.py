@@ -14,8 +14,7 @@ from potstill.config import TeacherConfig
 from potstill.errors import TeacherError, UnknownModelError
 from potstill.ledger import Intent, Ledger, Settlement, to_pico
 from potstill.pricing.book import PriceBook, Priced
-from potstill.pricing.tokens import estimate_tokens
-from potstill.records import Usage, canonical_json
+from potstill.records import Usage
 from potstill.teacher.calls import Answer, TeacherRequest
 from potstill.teacher.line import Entry, Line
 from potstill.teacher.pacing import Limits
@@ -100,10 +99,10 @@ class PaidTeacher:
         service = self._teacher.service
         if service == "flex" and self._teacher.flex_fallback and sheds >= FLEX_SHEDS:
             service = "standard"
-        return request.model_copy(update={"service": service})
+        return request if request.service == service else request.model_copy(update={"service": service})
 
     async def _attempt(self, request: TeacherRequest, attempt: int) -> tuple[Decision, Answer | None]:
-        guess = estimate_tokens(canonical_json(request.body).decode())
+        guess = request.input_tokens
         intent = self._intent(request, guess)
         entry = await self._line.enter(intent, guess)
         try:
@@ -184,7 +183,7 @@ def intent_of(request: TeacherRequest, service: str, accounts: Accounts, guess: 
         role=request.role,
         model=request.model,
         service=service,
-        request={"model": request.model, "body": request.body, "sample": request.sample},
+        request=request.canonical.decode(),
         worst_usd=worst,
     )
 
@@ -211,7 +210,7 @@ def stored_answer(ledger: Ledger, request: TeacherRequest) -> Answer | None:
 
 def worst_input_tokens(request: TeacherRequest, guess: int) -> int:
     """An upper bound of the input: no tokenizer makes more tokens than the text has bytes."""
-    return max(guess, len(canonical_json(request.body)))
+    return max(guess, len(request.canonical_body))
 
 
 def answer_of(request: TeacherRequest, reply: Reply, priced: Priced, latency_s: float) -> Answer:
