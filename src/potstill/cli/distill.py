@@ -51,6 +51,8 @@ def distill(
     except ImportError as error:
         message = f"distill needs the package {error.name}"
         raise MachineError(message, hint="pip install 'potstill[local]'") from error
+    if done is None:
+        return  # a launcher's further process: the first one tells
     files = session.workspace.student(session.config.distill.name)
     document = {"student": str(files.root), "trained": done.fresh, "verdict": done.verdict.model_dump(mode="json")}
     intro = "" if done.fresh else "finished before, nothing to do\n"

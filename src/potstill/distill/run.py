@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -16,6 +16,7 @@ from potstill.distill.asking import answers, likelihood
 from potstill.distill.card import card
 from potstill.distill.data import Data, Rows, encode, read_data
 from potstill.distill.judge import Case, Evidence, own_agreement, verdict
+from potstill.distill.processes import is_first_process, leave_group
 from potstill.distill.progress import Follow
 from potstill.distill.report import page, plot_loss
 from potstill.distill.train import Job, train
@@ -72,10 +73,10 @@ def prepare(config: Config, workspace: Workspace) -> Prepared:
 
 def distill(
     config: Config, workspace: Workspace, say: Say, follow: Follow, secrets: Secrets | None = None
-) -> Distilled:
+) -> Distilled | None:
     """Train and judge a student; one that is finished under the same plan is left as it is.
 
-    `secrets` holds the teacher's key, needed only where `distill.judge.max_usd` lets the teacher judge.
+    None in the further processes of a launcher, which only help with training. `secrets` holds the teacher's key, needed only where `distill.judge.max_usd` lets the teacher judge.
     """
     files = workspace.student(config.distill.name)
     prepared = prepare(config, workspace)
@@ -88,6 +89,10 @@ def distill(
     if judging and (secrets is None or secrets.teacher_key is None):
         message = "distill.judge.max_usd is set, but there is no API key: set GEMINI_API_KEY in the environment"
         raise KeyRefusedError(message)
+    if not is_first_process(config.student):
+        if not trained:
+            _train_all(config, files, prepared, follow)
+        return None
     data, limit = prepared.data, config.distill.max_new_tokens
     say(
         f"{len(prepared.train.rows)} samples, {prepared.train.supervised} of {prepared.train.tokens} tokens are learned"
@@ -143,18 +148,21 @@ def _judged(config: Config, workspace: Workspace, secrets: Secrets | None, evide
 
 def _train_all(config: Config, files: StudentFiles, prepared: Prepared, follow: Follow) -> list[dict[str, float]]:
     """One adapter for all roles, or one each; gives the log of the last."""
-    if config.distill.adapters == "shared":
-        job = Job(
-            config.distill, prepared.train, prepared.validation, files.checkpoints, files.adapter, prepared.plan_id
-        )
-        return train(config.student, job, follow)
     log: list[dict[str, float]] = []
-    for role in prepared.data.roles:
-        train_rows, validation_rows = _rows_of(role.name, config, prepared)
-        folder, adapter = files.checkpoints / role.name, files.role_adapter(role.name)
-        job = Job(config.distill, train_rows, validation_rows, folder, adapter, prepared.plan_id)
+    for job in _jobs(config, files, prepared):
         log = train(config.student, job, follow)
+    leave_group()
     return log
+
+
+def _jobs(config: Config, files: StudentFiles, prepared: Prepared) -> Iterator[Job]:
+    plan_id = prepared.plan_id
+    if config.distill.adapters == "shared":
+        yield Job(config.distill, prepared.train, prepared.validation, files.checkpoints, files.adapter, plan_id)
+        return
+    for role in prepared.data.roles:
+        folder, adapter = files.checkpoints / role.name, files.role_adapter(role.name)
+        yield Job(config.distill, *_rows_of(role.name, config, prepared), folder, adapter, plan_id)
 
 
 def _rows_of(role: str, config: Config, prepared: Prepared) -> tuple[Rows, Rows]:

@@ -27,6 +27,9 @@ def lora_trainer(engine: Engine, distill: DistillConfig, arguments: Any, splits:
     from transformers import Trainer
     from transformers.trainer_utils import EvalLoopOutput
 
+    base = engine.model.get_base_model()
+    meter = Meter(base.num_parameters(), peak_flops(base.device))
+
     class LoraTrainer(Trainer):  # type: ignore[misc]
         """One batch is one optimizer step of this process."""
 
@@ -42,6 +45,13 @@ def lora_trainer(engine: Engine, distill: DistillConfig, arguments: Any, splits:
         def floating_point_ops(self, inputs: Any) -> float:
             """Left to the progress meter."""
             return 0.0
+
+        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            """Log, with the speed since the last time, which then reaches TensorBoard and W&B too."""
+            if "loss" in logs:
+                rate, mfu = meter.read(engine.tokens_seen)
+                logs |= {"tokens_per_s": rate} | ({} if mfu is None else {"mfu": mfu})
+            super().log(logs, start_time)
 
         def evaluation_loop(self, dataloader: Any, description: str, *_: Any, **named: Any) -> Any:
             """Loss a token over this process's share of the validation documents, summed over all."""
@@ -75,25 +85,20 @@ def _callbacks(engine: Engine, distill: DistillConfig, splits: Splits, follow: F
     """Progress, the probe before training, and the best adapter with early stopping."""
     from transformers import TrainerCallback
 
-    base = engine.model.get_base_model()
-    meter = Meter(base.num_parameters(), peak_flops(base.device))
-
     class Told(TrainerCallback):  # type: ignore[misc]
-        """Passes the trainer's log on, with the speed."""
+        """Passes the trainer's log on."""
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if logs and "loss" in logs:
-                rate, mfu = meter.read(engine.tokens_seen)
-                logs |= {"tokens_per_s": rate} | ({} if mfu is None else {"mfu": mfu})
-                follow(Progress(state.global_step, state.max_steps, float(logs["loss"]), rate, mfu))
+            if logs and "loss" in logs and state.is_world_process_zero:
+                steps = (state.global_step, state.max_steps)
+                follow(Progress(*steps, float(logs["loss"]), logs["tokens_per_s"], logs.get("mfu")))
 
     class Probed(TrainerCallback):  # type: ignore[misc]
         """Tries the longest batch first, so that memory runs out now and not in the middle."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if base.device.type == "cuda":
+            if engine.model.device.type == "cuda":
                 engine.probe(splits.train, args.per_device_train_batch_size)
-            meter.read(engine.tokens_seen)
 
     class KeptBest(TrainerCallback):  # type: ignore[misc]
         """Keeps the adapter with the lowest validation loss, and stops when none comes any more."""

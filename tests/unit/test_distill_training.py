@@ -1,0 +1,168 @@
+"""Training on a real tiny base: resumed exactly, stopped early, shared by two processes, logged."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from potstill.config import DistillConfig, StudentConfig
+from potstill.distill.data import Rows
+from potstill.distill.progress import Progress
+from potstill.distill.resume import last_checkpoint, own_checkpoints, stop_early
+from potstill.distill.train import Job, train
+
+SETTINGS: dict[str, Any] = {
+    "lora": {"r": 4, "target_modules": "all-linear", "dropout": 0.1},
+    "epochs": 4,
+    "batch_size": 4,
+    "learning_rate": 0.01,
+    "checkpoint_steps": 4,
+    "eval_steps": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of two layers with random weights."""
+    folder = tmp_path_factory.mktemp("base")
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    LlamaForCausalLM(LlamaConfig(vocab_size=64, **shape)).save_pretrained(folder)
+    return folder
+
+
+def rows(count: int, seed: int = 0) -> Rows:
+    """Rows in which each token follows from the one before, so that there is something to learn."""
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for length in torch.randint(6, 30, (count,), generator=generator).tolist():
+        start = int(torch.randint(3, 60, (1,), generator=generator))
+        ids = [3 + (start + 5 * place) % 60 for place in range(length)]
+        made.append({"input_ids": ids, "labels": [-100, -100, *ids[2:]]})
+    return Rows(made, 0, 0, 0, 0)
+
+
+def job(folder: Path, validation: Rows | None = None, **settings: Any) -> Job:
+    """A job of 22 rows, whose last batch is not full."""
+    distill = DistillConfig.model_validate(SETTINGS | settings)
+    held_out = rows(6, seed=9) if validation is None else validation
+    return Job(distill, rows(22), held_out, folder / "checkpoints", folder / "adapter", "plan")
+
+
+def weights(folder: Path) -> bytes:
+    """The trained adapter's file."""
+    return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def ignore(now: Progress) -> None:
+    """Follow nothing."""
+
+
+class CutError(Exception):
+    """Stands for whatever ends a run in the middle."""
+
+
+@pytest.mark.parametrize("step", [10, 20])
+def test_interrupted_and_resumed_is_bit_for_bit_the_same(tmp_path: Path, base: Path, step: int) -> None:
+    """A run that is cut off ends in the undisturbed run's bytes, dropout and validation included."""
+    config = StudentConfig(base=str(base), device="cpu")
+    log = train(config, job(tmp_path / "whole"), ignore)
+
+    def cut(now: Progress) -> None:
+        if now.step >= step:
+            raise CutError
+
+    with pytest.raises(CutError):
+        train(config, job(tmp_path / "cut"), cut)
+    assert last_checkpoint(tmp_path / "cut" / "checkpoints") is not None
+    assert not (tmp_path / "cut" / "adapter").exists()
+    resumed = train(config, job(tmp_path / "cut"), ignore)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    losses = [entry["eval_loss"] for entry in log if "eval_loss" in entry]
+    assert losses == [entry["eval_loss"] for entry in resumed if "eval_loss" in entry]
+    learned = load_file(tmp_path / "whole" / "adapter" / "adapter_model.safetensors")
+    assert max(float(each.abs().max()) for name, each in learned.items() if "lora_B" in name) > 1e-2
+
+
+def test_early_stopping_keeps_the_best(tmp_path: Path, base: Path) -> None:
+    """Validation that contradicts training stops the run early, and the adapter saved is that of the lowest loss."""
+    reverse = Rows([{"input_ids": [3, *range(60, 4, -3)], "labels": [-100, *range(60, 4, -3)]}], 0, 0, 0, 0)
+    settings = {"early_stopping": 2, "eval_steps": 1, "epochs": 30, "lora": {"r": 4, "target_modules": "all-linear"}}
+    config = StudentConfig(base=str(base), device="cpu")
+    log = train(config, job(tmp_path, reverse, **settings), ignore)
+    losses = [entry["eval_loss"] for entry in log if "eval_loss" in entry]
+    assert len(losses) < 100
+    assert losses[-3] == min(losses), "two evaluations after the best one it stopped"
+    best = load_file(tmp_path / "checkpoints" / "best" / "adapter_model.safetensors")
+    saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert best.keys() == saved.keys()
+    assert all(torch.equal(best[name], saved[name]) for name in best)
+
+
+def test_two_processes_train_what_one_trains(tmp_path: Path, base: Path) -> None:
+    """Two CPU processes over gloo, started by torchrun, end in the weights of one process to 1e-4."""
+    script = tmp_path / "shared.py"
+    script.write_text(
+        f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path\nfrom test_distill_training import *\n"
+        f"train(StudentConfig(base={str(base)!r}, device='cpu'), two(Path({str(tmp_path / 'two')!r})), ignore)\n"
+        "from potstill.distill.processes import leave_group\nleave_group()\n",
+        encoding="utf-8",
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(launcher, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    train(StudentConfig(base=str(base), device="cpu"), two(tmp_path / "one"), ignore)
+    left, right = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "two"))
+    assert max(float((left[name] - right[name]).abs().max()) for name in left) < 1e-4
+    assert max(float(each.abs().max()) for name, each in left.items() if "lora_B" in name) > 1e-2
+
+
+def two(folder: Path) -> Job:
+    """A job without dropout, because each process draws its own, and with full batches."""
+    whole = job(folder, lora={"r": 4, "target_modules": "all-linear"})
+    return Job(whole.distill, rows(24), whole.validation, whole.checkpoints, whole.adapter, "plan")
+
+
+def test_progress_and_tensorboard(tmp_path: Path, base: Path) -> None:
+    """Progress carries tokens a second (no MFU on a CPU), and `report_to: tensorboard` leaves an event file."""
+    told: list[Progress] = []
+    config = StudentConfig(base=str(base), device="cpu")
+    log = train(config, job(tmp_path, report_to=["tensorboard"], epochs=2), told.append)
+    assert [now.step for now in told] == [10]
+    assert told[0].tokens_per_s > 0
+    assert told[0].mfu is None
+    assert any("tokens_per_s" in entry for entry in log)
+    assert list(tmp_path.rglob("events.out.tfevents*"))
+
+
+def test_only_whole_checkpoints_of_this_plan_are_kept(tmp_path: Path) -> None:
+    """A checkpoint without its last file, or with half of it, is removed; so is everything of another plan."""
+    own_checkpoints(tmp_path / "c", "plan")
+    for name, text in (("checkpoint-5", "{}"), ("checkpoint-10", '{"a": '), ("checkpoint-100", None)):
+        (tmp_path / "c" / name).mkdir()
+        if text is not None:
+            (tmp_path / "c" / name / "trainer_state.json").write_text(text, encoding="utf-8")
+    own_checkpoints(tmp_path / "c", "plan")
+    assert last_checkpoint(tmp_path / "c") == str(tmp_path / "c" / "checkpoint-5")
+    assert [path.name for path in (tmp_path / "c").glob("checkpoint-*")] == ["checkpoint-5"]
+    own_checkpoints(tmp_path / "c", "another plan")
+    assert last_checkpoint(tmp_path / "c") is None
+
+
+@pytest.mark.parametrize(
+    ("losses", "patience", "stops"),
+    [([3.0, 2.0, 2.5, 2.0], 2, True), ([3.0, 2.0, 2.5, 1.9], 2, False), ([1.0, 2.0], 2, False), ([1.0, 2.0], 1, True)],
+)
+def test_stop_early(losses: list[float], patience: int, *, stops: bool) -> None:
+    """It stops when none of the last evaluations was better than the best before them."""
+    assert stop_early(losses, patience) is stops
