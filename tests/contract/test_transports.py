@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -271,3 +273,15 @@ def test_a_missing_package_is_said_with_its_extra() -> None:
     with pytest.raises(MachineError) as missing:
         connect(teacher, Secrets(teacher_key=SecretStr("a-secret-key")))
     assert "potstill[legacy]" in str(missing.value.hint)
+
+
+@LEGACY
+def test_the_ended_sdk_is_silent_on_the_terminal() -> None:
+    """Its notices that it has ended do not reach standard error: the user chose it, and the docs say so."""
+    code = (
+        "from pydantic import SecretStr; from potstill.config import Secrets, TeacherConfig;"
+        "from potstill.teacher.connect import connect;"
+        f"connect(TeacherConfig(sdk='google-generativeai', model='{MODEL}'), Secrets(teacher_key=SecretStr('k')))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
+    assert (result.stdout, result.stderr) == ("", "")
