@@ -7,7 +7,7 @@ doubt about the inputs' count, in quadrature; without history there is none, onl
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
@@ -52,7 +52,10 @@ class Offer:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A run's answers, the tokens still to be paid for, its price in each service, and what changes meanwhile."""
+    """A run's answers, the tokens still to be paid for, its price in each service, and what changes meanwhile.
+
+    `mean_input` and `mean_output`: tokens of one question with its role, and of one answer, paid for or still to be.
+    """
 
     cells: int
     paid: int
@@ -60,6 +63,8 @@ class Estimate:
     input_tokens: int
     output_tokens: int
     output_by_role: dict[str, float]
+    mean_input: int
+    mean_output: int
     counted: str
     assumption: str
     services: tuple[Offer, ...]
@@ -106,6 +111,8 @@ def estimate(
         input_tokens=round(work.input_tokens * scale.factor),
         output_tokens=round(outputs.expected),
         output_by_role=dict(outputs.mean_by_role),
+        mean_input=_mean_input(work, scale),
+        mean_output=round(outputs.expected / work.todo) if work.todo else _mean(history.lengths),
         counted=scale.basis,
         assumption=outputs.basis,
         services=offers,
@@ -138,6 +145,16 @@ def rates_of(config: Config, book: PriceBook, latency_s: float | None) -> tuple[
     own = [name for name in ("rpm", "tpm", "rpd") if getattr(teacher, name) is not None]
     published = f"the rest from {known.source}, {known.as_of}" if known else "the rest is published nowhere"
     return rates, f"config: {', '.join(own) or 'none'}; {published}; spend limits of {teacher.tier}"
+
+
+def _mean_input(work: Work, scale: Scale) -> int:
+    if work.todo:
+        return round(work.input_tokens * scale.factor / work.todo)
+    return _mean([billed for _, billed in work.billed])
+
+
+def _mean(values: Sequence[int]) -> int:
+    return round(sum(values) / len(values)) if values else 0
 
 
 def _offers(run: _Run) -> Iterator[Offer]:

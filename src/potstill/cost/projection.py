@@ -44,6 +44,8 @@ class Projection:
     low_usd: Decimal | None
     high_usd: Decimal | None
     models: tuple[str, ...]
+    first_day: bool
+    """Whether today, the project's first day, is all that the pace is known by."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ def project(sums: Iterable[Sum], today: date, window_days: int) -> Projection:
         low_usd=None if ahead is None else spent + _decimal(ahead.low),
         high_usd=None if ahead is None else spent + _decimal(ahead.high),
         models=tuple(sorted(models)),
+        first_day=bool(by_day) and min(by_day) >= today,
     )
 
 

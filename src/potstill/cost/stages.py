@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
-from potstill.config import Config, JudgeSettings
+from potstill.config import JudgeSettings
 from potstill.cost.compare import Mix
 from potstill.cost.estimate import ZERO, Estimate, Offer
 from potstill.cost.scenarios import Pricing, ScenarioSpec, scenario_of
@@ -86,15 +86,16 @@ def _stages(found: Estimate, service: str, pricing: Pricing, asked: Asked) -> It
 def _judge(found: Estimate, offer: Offer, pricing: Pricing, share: Decimal) -> Stage:
     """Every judged answer is read once more, with its question and a rubric, and a short verdict is written."""
     count = int(found.cells * share)
-    mean_input, mean_output = _means(found)
-    usage = Usage(input_tokens=JUDGE_PROMPT_TOKENS + mean_input + mean_output, output_tokens=JUDGE_ANSWER_TOKENS)
+    usage = Usage(
+        input_tokens=JUDGE_PROMPT_TOKENS + found.mean_input + found.mean_output, output_tokens=JUDGE_ANSWER_TOKENS
+    )
     model = pricing.config.teacher.model
     each = pricing.book.cost(usage, model, offer.service, pricing.on).usd
     worst = pricing.book.worst_case(
         model,
         offer.service,
         pricing.on,
-        input_tokens=JUDGE_PROMPT_TOKENS + mean_input + pricing.config.generate.max_output_tokens,
+        input_tokens=JUDGE_PROMPT_TOKENS + found.mean_input + pricing.config.generate.max_output_tokens,
         max_output_tokens=JUDGE_MOST_TOKENS,
         thinking_budget=pricing.config.teacher.thinking_budget,
     )
@@ -110,7 +111,7 @@ def _duel(found: Estimate, pricing: Pricing, judge: JudgeSettings) -> Stage:
     splits = pricing.config.generate.splits
     held_out = int(found.cells * float(splits.test or splits.validation))
     pairs, again = min(judge.samples, held_out), min(judge.resamples, held_out)
-    question, answer = _means(found)
+    question, answer = found.mean_input, found.mean_output
     model = pricing.config.teacher.model
     reading = Usage(input_tokens=JUDGE_PROMPT_TOKENS + question + 2 * answer, output_tokens=JUDGE_ANSWER_TOKENS)
     resample = Usage(input_tokens=question, output_tokens=answer)
@@ -119,11 +120,6 @@ def _duel(found: Estimate, pricing: Pricing, judge: JudgeSettings) -> Stage:
     most = judge.max_usd or ZERO
     basis = f"{pairs} held-out answers read twice, {again} questions answered again; at most distill.judge.max_usd"
     return Stage("judge the student", min(usd, most), None, None, most, basis)
-
-
-def _means(found: Estimate) -> tuple[int, int]:
-    """Mean tokens of a question with its role, and of an answer."""
-    return (found.input_tokens // found.todo, found.output_tokens // found.todo) if found.todo else (0, 0)
 
 
 def _infer(pricing: Pricing, queries_a_day: int, mix: Mix, spec: ScenarioSpec) -> Stage:
@@ -138,10 +134,3 @@ def _infer(pricing: Pricing, queries_a_day: int, mix: Mix, spec: ScenarioSpec) -
         f"Gemini alone: ${alone * queries_a_day * 30:.2f}"
     )
     return Stage("infer, a month", expected, None, None, worst, basis, monthly=True)
-
-
-def dataset_tokens(found: Estimate, config: Config) -> float:
-    """Tokens of one dataset sample: input and answer, the latter without its thinking only as far as it is bounded."""
-    if not found.todo:
-        return float(config.distill.max_length)
-    return (found.input_tokens + found.output_tokens) / found.todo

@@ -10,8 +10,8 @@ from potstill.config import Config
 from potstill.cost.compare import mix_of
 from potstill.cost.estimate import Assumptions, Estimate, estimate
 from potstill.cost.report import report
-from potstill.cost.scenarios import Load, MachineSpec, Pricing, ScenarioSpec, kwh_price
-from potstill.cost.stages import Asked, Stage, dataset_tokens, stages
+from potstill.cost.scenarios import MachineSpec, Pricing, ScenarioSpec, kwh_price
+from potstill.cost.stages import Asked, Stage, stages
 from potstill.cost.training import place_of, training
 from potstill.pricing.book import load_prices
 from potstill.pricing.compute import load_compute
@@ -42,14 +42,12 @@ class Whole:
 
 def price_all(config: Config, workspace: Workspace, on: date, options: Options) -> Whole:
     """Estimate every stage of a config; raises as `estimate` does, and InputError for an unknown machine."""
-    query = Load.default()
-    usage = Usage(input_tokens=query.input_tokens or 0, output_tokens=query.output_tokens or 0)
-    pricing = Pricing(load_prices(config.prices), load_compute(), config, on, usage)
-    counter = find_counter(config.prices.tokenizer, config.language)
-    found = estimate(config, pricing.book, workspace, counter, on, options.given)
-    return Whole(
-        found, stages(found, config.teacher.service, pricing, _asked(found, pricing, workspace, options)), pricing
-    )
+    book, counter = load_prices(config.prices), find_counter(config.prices.tokenizer, config.language)
+    found = estimate(config, book, workspace, counter, on, options.given)
+    query = Usage(input_tokens=found.mean_input, output_tokens=found.mean_output)
+    pricing = Pricing(book, load_compute(), config, on, query)
+    asked = _asked(found, pricing, workspace, options)
+    return Whole(found, stages(found, config.teacher.service, pricing, asked), pricing)
 
 
 def _asked(found: Estimate, pricing: Pricing, workspace: Workspace, options: Options) -> Asked:
@@ -65,5 +63,5 @@ def _asked(found: Estimate, pricing: Pricing, workspace: Workspace, options: Opt
         hit_rate=mix.hit_rate,
         escalation=mix.escalation,
     )
-    trained = training(config, workspace, dataset_tokens(found, config), found.cells, place)
+    trained = training(config, workspace, found.mean_input + found.mean_output, found.cells, place)
     return Asked(options.judge_share, trained, options.queries_a_day, mix, hybrid)

@@ -51,7 +51,8 @@ def forecast(  # noqa: PLR0913, PLR0917  (one option a figure)
     ]
     notes = [*stops, *told, *_ahead(session, found, now), shown.note]
     month = found[0].projection
-    title = f"{month.month}, {month.days_left} days left; pace of the last {month.window_days} days, today left out"
+    pace = "pace of today alone" if month.first_day else f"pace of the last {month.window_days} days, today left out"
+    title = f"{month.month}, {month.days_left} days left; {pace}"
     document = {"projects": [_document(item) for item in found], "alerts": stops, "currency": shown.document}
     table = Table(HEADS, [_row(item, shown) for item in found], title, FIGURES)
     session.show(document, page(form, [table], [note for note in notes if note], tag="potstill cost forecast"))
