@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,6 +46,30 @@ def test_a_tokenizer_counts_by_file_or_by_folder(tmp_path: Path) -> None:
     save(tmp_path / "tokenizer.json", 100_001, "<start_of_turn>")
     assert find_counter(str(tmp_path), "en").low == 0
     assert "assumption" in find_counter(str(tmp_path), "en").basis
+
+
+def test_a_gemma_student_on_this_disk_counts_by_itself(tmp_path: Path) -> None:
+    """A base folder with Gemma's vocabulary is used without being named; another base, or none, leaves the formula."""
+    save(tmp_path / "tokenizer.json", 100_001, "<start_of_turn>")
+    assert "Gemma" in find_counter(None, "en", str(tmp_path)).basis
+    save(tmp_path / "tokenizer.json", 100_001)
+    for base in (str(tmp_path), "", "Qwen/Qwen2.5-3B-Instruct", "google/gemma-not-in-the-cache", "gemma: no name"):
+        assert "formula" in find_counter(None, "en", base).basis
+
+
+def test_a_gemma_in_the_hubs_cache_is_found_without_a_network(tmp_path: Path) -> None:
+    """What an earlier download left in the cache is read from there."""
+    commit, repository = "0" * 40, tmp_path / "models--google--gemma-3-1b-it"
+    (repository / "snapshots" / commit).mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    save(repository / "snapshots" / commit / "tokenizer.json", 100_001, "<start_of_turn>")
+    script = (
+        "from potstill.pricing.counting import find_counter as f; print(f(None, 'en', 'google/gemma-3-1b-it').basis)"
+    )
+    env = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    found = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
+    assert "Gemma" in found.stdout
 
 
 def test_what_cannot_count_is_refused(tmp_path: Path) -> None:

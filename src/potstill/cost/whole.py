@@ -42,7 +42,10 @@ class Whole:
 
 def price_all(config: Config, workspace: Workspace, on: date, options: Options) -> Whole:
     """Estimate every stage of a config; raises as `estimate` does, and InputError for an unknown machine."""
-    book, counter = load_prices(config.prices), find_counter(config.prices.tokenizer, config.language)
+    book, counter = (
+        load_prices(config.prices),
+        find_counter(config.prices.tokenizer, config.language, config.student.base),
+    )
     found = estimate(config, book, workspace, counter, on, options.given)
     query = Usage(input_tokens=found.mean_input, output_tokens=found.mean_output)
     pricing = Pricing(book, load_compute(), config, on, query)

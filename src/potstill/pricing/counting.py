@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from potstill.errors import InputError, MachineError
 from potstill.pricing.tokens import STATED_ERROR, estimate_tokens
+
+GEMMA_MARK = "<start_of_turn>"
+"""A token that Gemma's vocabulary has and others have not."""
 
 LEAST_VOCABULARY = 100_000
 """A smaller vocabulary makes several tokens where Gemini makes one: its counts say nothing about the bill."""
@@ -26,12 +30,31 @@ class Counter:
     high: float
 
 
-def find_counter(tokenizer: str | None, language: str) -> Counter:
-    """The tokenizer of `prices.tokenizer`, else the formula.
+def find_counter(tokenizer: str | None, language: str, base: str = "") -> Counter:
+    """The tokenizer of `prices.tokenizer`, else that of a Gemma student which is on this disk, else the formula.
 
     Raises InputError for a file that is no tokenizer, MachineError where the library for it is not installed.
     """
-    return formula(language) if tokenizer is None else real_tokenizer(Path(tokenizer))
+    if tokenizer is not None:
+        return real_tokenizer(Path(tokenizer))
+    found = gemma_at_hand(base) if find_spec("tokenizers") else None
+    return formula(language) if found is None else real_tokenizer(found)
+
+
+def gemma_at_hand(base: str) -> Path | None:
+    """The tokenizer of a base with Gemma's vocabulary: in its folder, or in the hub's cache. Nothing is downloaded."""
+    if "gemma" in base.lower() and not Path(base).is_dir():
+        try:
+            from huggingface_hub import try_to_load_from_cache
+
+            cached = try_to_load_from_cache(base, "tokenizer.json")
+        except (ImportError, ValueError):  # no hub library, or no name of the hub's
+            return None
+        return Path(cached) if isinstance(cached, str) else None
+    file = Path(base) / "tokenizer.json"
+    if not base or not file.is_file() or GEMMA_MARK.encode() not in file.read_bytes():
+        return None
+    return file
 
 
 def formula(language: str) -> Counter:
@@ -61,7 +84,7 @@ def real_tokenizer(path: Path) -> Counter:
     if size < LEAST_VOCABULARY:
         message = f"{file}: a vocabulary of {size} counts nothing like Gemini's"
         raise InputError(message, hint="use Gemma's tokenizer, or another of at least 100,000 tokens")
-    is_gemma = "<start_of_turn>" in found.get_vocab()
+    is_gemma = GEMMA_MARK in found.get_vocab()
     error_share = 0.0 if is_gemma else OTHER_VOCABULARY_ERROR
     kind = "Gemma's vocabulary; that Gemini 3.x counts alike is an assumption" if is_gemma else "not Gemini's own"
     return Counter(

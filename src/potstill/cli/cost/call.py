@@ -94,7 +94,8 @@ def _prompt(session: Session, input_tokens: int | None, text: Path | None) -> tu
     if text is None:
         return input_tokens or 0, ""
     content = sys.stdin.read() if str(text) == "-" else read_text(text, "text file")
-    counter = find_counter(session.config.prices.tokenizer, session.config.language)
+    config = session.config
+    counter = find_counter(config.prices.tokenizer, config.language, config.student.base)
     tokens = counter.count(content)
     return tokens, f"{tokens} input tokens counted by {counter.basis}"
 
