@@ -157,3 +157,19 @@ def test_what_infer_paid_for_becomes_data(potstill: Run, tmp_path: Path, teacher
     assert sorted(row["messages"][1]["content"] for row in samples) == sorted(QUESTIONS[:2])
     assert {row["role"] for row in samples} == {"hardware-expert"}
     assert len(teacher.log()) == sent
+
+
+def test_a_dataset_in_traditional_chinese(potstill: Run, tmp_path: Path) -> None:
+    """Role, tasks, emulator and filter in Traditional Chinese: every answer is kept, and in its role's words."""
+    with running(EmulatorSettings(faq="hardware.zh-TW", latency_s=0.0)) as emulator:
+        result = potstill(
+            "generate",
+            *("--prompts", "faq-queries.zh-TW.txt", "--roles", "hardware-expert,cost-analyst", "--json"),
+            *("--set", "language=zh-TW", "--set", "generate.filters.languages=[zh-TW]", "--set", "teacher.rpm=null"),
+            env={**KEY, "GOOGLE_GEMINI_BASE_URL": emulator.url},
+        )
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["rejected"] == {}
+    answers = {row["role"]: row["messages"][-1]["content"] for row in kept(tmp_path)}
+    assert set(answers) == {"hardware-expert", "cost-analyst"}
+    assert answers["hardware-expert"] != answers["cost-analyst"]

@@ -11,8 +11,10 @@ PUSHED = ("README.md", "manifest.json", "train.jsonl", "validation.jsonl", "test
 """What is pushed: not what was sifted out, and no exports."""
 
 
-def push(workspace: Workspace, name: str, token: SecretStr | None) -> str:
+def push(workspace: Workspace, name: str, token: SecretStr | None, *, endpoint: str | None = None) -> str:
     """Push the dataset to a private repository `owner/name`, which is made where there is none; gives its address.
+
+    `endpoint`: another hub than huggingface.co, or than HF_ENDPOINT names.
 
     Raises KeyRefusedError without a token or with one that the hub refuses, InputError where there is no dataset,
     MachineError where the hub cannot be reached or its library is missing.
@@ -30,7 +32,7 @@ def push(workspace: Workspace, name: str, token: SecretStr | None) -> str:
     except ModuleNotFoundError as error:
         message = "pushing needs huggingface-hub"
         raise MachineError(message, hint="pip install 'potstill[hub]'") from error
-    api = HfApi(token=token.get_secret_value())
+    api = HfApi(endpoint=endpoint, token=token.get_secret_value())
     try:
         api.create_repo(name, repo_type="dataset", private=True, exist_ok=True)
         api.upload_folder(

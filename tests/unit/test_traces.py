@@ -1,0 +1,114 @@
+"""What `infer` paid for, read back from ledger and traces."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from potstill.config import Config, TeacherConfig
+from potstill.generate.dataset import Extra, write_dataset
+from potstill.generate.plan import Plan
+from potstill.generate.traces import traced_samples
+from potstill.ledger import Intent, Ledger, Settlement
+from potstill.prompts import PromptFiles, fill, load_roles, load_template
+from potstill.records import Message, Trace, Usage
+from potstill.teacher.calls import TeacherRequest, build_request
+from potstill.teacher.scripted import reply_200
+from potstill.workspace import Workspace
+
+ROLES = load_roles(["hardware-expert", "cost-analyst"], "en")
+
+
+def user(text: str) -> Message:
+    """A question."""
+    return Message(role="user", content=text)
+
+
+def merge_prompt(question: str, language: str = "en") -> str:
+    """What the teacher is sent to merge answers."""
+    return fill(load_template("merge", language), {"question": question, "candidates": "1. (cost-analyst) Rent it."})
+
+
+def request(messages: tuple[Message, ...], role: str | None, **extra: Any) -> TeacherRequest:
+    """A request as the router makes it."""
+    return build_request(TeacherConfig(), messages, temperature=0.0, max_output_tokens=99, role=role, **extra)
+
+
+async def paid(workspace: Workspace, asked: list[tuple[TeacherRequest, str]], command: str = "infer") -> None:
+    """Put answered requests into the ledger."""
+    with Ledger.open(workspace.ledger) as ledger:
+        for item, text in asked:
+            worst = Decimal("0.01")
+            body = {"model": item.model, "body": item.body, "sample": item.sample}
+            intent = Intent(item.key, command, item.role, item.model, "standard", body, worst)
+            ticket = await ledger.reserve(intent)
+            settlement = Settlement(str(reply_200(text).body), Usage(output_tokens=2), Decimal("0.001"), "p", 0.1)
+            await ledger.settle(ticket.attempt, settlement)
+
+
+def trace(query: str, roles: tuple[str, ...]) -> Trace:
+    """A query whose answer was merged."""
+    return Trace(
+        id="t",
+        at=datetime(2026, 1, 1, tzinfo=UTC),
+        query=query,
+        namespace="default",
+        route="merged",
+        reason="",
+        cosine=None,
+        mean_logprob=None,
+        roles=roles,
+        model="m",
+        entry_id=None,
+        cost_usd=Decimal("0.001"),
+        baseline_usd=Decimal("0.001"),
+        latency_s=0.1,
+    )
+
+
+async def test_answers_of_the_teachers_own_become_samples(tmp_path: Path) -> None:
+    """Plain and merged answers do, in the role that asked or took part; a pick among candidates and other commands no."""
+    workspace = Workspace(tmp_path)
+    system = Message(role="system", content=ROLES[0].system)
+    chosen = request((user(merge_prompt("Pick?")),), None, schema={"type": "object"})
+    await paid(
+        workspace,
+        [
+            (request((system, user("How hot?")), "hardware-expert"), "Eighty degrees."),
+            (request((user(merge_prompt("Rent or buy?")),), None), "Rent first."),
+            (request((user(merge_prompt("要租還是要買？", "zh-TW")),), None), "先租。"),
+            (chosen, '{"best": 1}'),
+        ],
+    )
+    await paid(workspace, [(request((user("not for infer"),), "judge"), "no")], command="judge")
+    workspace.traces.mkdir()
+    lines = trace("Rent or buy?", ("somebody", "cost-analyst")).to_line() + '{"torn": '
+    (workspace.traces / "2026-01-01.jsonl").write_text(lines)
+    samples = traced_samples(workspace, ROLES)
+    assert [(row.role, row.messages[-2].content, row.messages[-1].content) for row in samples] == [
+        ("hardware-expert", "How hot?", "Eighty degrees."),
+        ("cost-analyst", "Rent or buy?", "Rent first."),
+        ("hardware-expert", "要租還是要買？", "先租。"),
+    ]
+    assert samples[1].messages[0].content == ROLES[1].system
+    assert {row.cost_usd for row in samples} == {Decimal("0.001")}
+
+
+async def test_chats_keep_their_history_and_the_split_knows_the_question(tmp_path: Path) -> None:
+    """A chat comes with its earlier turns; traced samples stand in the dataset once, beside an empty plan."""
+    workspace = Workspace(tmp_path)
+    turns = (user("How hot?"), Message(role="assistant", content="Eighty."), user("And at night?"))
+    await paid(workspace, [(request(turns, "hardware-expert"), "The same.")])
+    samples = traced_samples(workspace, ROLES)
+    assert [message.content for message in samples[0].messages] == ["How hot?", "Eighty.", "And at night?", "The same."]
+    plan = Plan(Config(), PromptFiles([], may_be_none=True), ROLES)
+    manifest = write_dataset(workspace, plan, samples, extra=Extra(samples))
+    assert sum(manifest.samples.values()) == 1
+    assert write_dataset(workspace, plan, [], extra=Extra(samples)).missing == 0
+
+
+def test_a_workspace_without_traces_has_none(tmp_path: Path) -> None:
+    """Neither ledger nor traces: no samples, and no error."""
+    assert traced_samples(Workspace(tmp_path), ROLES) == ()
