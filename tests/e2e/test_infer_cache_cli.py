@@ -23,7 +23,16 @@ from potstill.workspace import Workspace
 
 QUESTION = "How much GPU memory do I need to run a small model?"
 PARAPHRASE = "How much GPU memory do I need to run small models?"
-FAST = ("--set", "cache.encoder=hashing", "--set", "teacher.rpm=null", "--set", "cache.threshold=0.85")
+FAST = (
+    "--set",
+    "cache.encoder=hashing",
+    "--set",
+    "teacher.rpm=null",
+    "--set",
+    "cache.deadline_s=120",
+    "--set",
+    "cache.threshold=0.85",
+)
 FAQ = Path(__file__).parents[2] / "prompts" / "faq" / "hardware.en.yaml"
 
 
@@ -104,6 +113,20 @@ def test_wrong_hit_is_not_served_again(potstill: Run, emulator: dict[str, str]) 
     assert "answered wrongly before" in again["reason"]
     assert done(potstill, QUESTION, *FAST, env=emulator)["trace"]["route"] == "exact"
     assert done(potstill, "--stats", *FAST)["audits"][0]["source"] == "feedback"
+
+
+def test_cached_questions_are_judged_for_a_calibration(potstill: Run, emulator: dict[str, str]) -> None:
+    """Gemini judges near pairs of what the cache holds, each once; the verdicts are what `--calibrate cache` reads."""
+    lines = f"{QUESTION}\n{PARAPHRASE}\nHow much GPU memory do I need to train a small model?\n"
+    done(potstill, *FAST, "--threshold", "1", stdin=lines, env=emulator)
+    first = done(potstill, "--judge", "2", *FAST, env=emulator)
+    assert first["judged"] == 2
+    assert float(first["cost_usd"]) > 0
+    assert done(potstill, "--judge", "9", *FAST, env=emulator)["judged"] == 1
+    assert done(potstill, "--judge", "9", *FAST, env=emulator)["judged"] == 0
+    assert done(potstill, "--stats", *FAST)["audits"][0]["judged"] == 3
+    assert sum(done(potstill, "--calibrate", "cache", *FAST)["calibration"]["pairs"].values()) == 3
+    assert potstill("infer", "--judge", "1", *FAST).returncode == 3
 
 
 def test_wrong_answer_is_dropped(potstill: Run, emulator: dict[str, str]) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from potstill.infer.batch import BatchResult, Journal
     from potstill.infer.router import Router
     from potstill.infer.settings import Settings
+    from potstill.infer.store import Judged
     from potstill.student.answers import Student
 
 SHOWN_FAILURES = 10
@@ -61,6 +63,10 @@ def infer(  # noqa: PLR0913  (each is a flag)
             metavar="PAIRS", help="Set when a near question is a hit, from labelled pairs (.tsv, .jsonl) or `cache`."
         ),
     ] = None,
+    judge: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Gemini judges up to N near pairs of cached questions, for --calibrate."),
+    ] = None,
     wrong: Annotated[str | None, typer.Option(metavar="ID", help="This answer was wrong (trace or entry id).")] = None,
     forget: Annotated[
         str | None, typer.Option(metavar="ID", help="Drop one cached answer (trace or entry id).")
@@ -82,6 +88,7 @@ def infer(  # noqa: PLR0913  (each is a flag)
 
     aside: dict[str, tuple[Any, Callable[[Session, Any], None]]] = {
         "--calibrate": (calibrate, cache.calibrate),
+        "--judge": (judge, _judge),
         "--wrong": (wrong, cache.wrong),
         "--forget": (forget, cache.forget),
         "--invalidate": (invalidate, cache.invalidate),
@@ -275,6 +282,24 @@ def _student(session: Session) -> Student | None:
         return load()
     base = f"{config.student.base}@{config.student.revision}"
     return LazyStudent(config.distill.name, roles, files_fingerprint(files, base), load)
+
+
+def _judge(session: Session, most: int) -> None:
+    """Have Gemini judge near pairs of what the cache holds."""
+    if session.dry_run:
+        session.show_plan({"judge": most}, f"would have {session.config.teacher.model} judge up to {most} pairs")
+        return
+    judged, pairs, spent = asyncio.run(_judged(session, most))
+    wrong = sum(not item.fits for item in judged)
+    text = (
+        f"{len(judged)} of {pairs} pairs judged for ${spent.normalize():f}: {wrong} do not fit; now --calibrate cache"
+    )
+    session.show({"pairs": pairs, "judged": len(judged), "wrong": wrong, "cost_usd": format(spent, "f")}, text)
+
+
+async def _judged(session: Session, most: int) -> tuple[list[Judged], int, Decimal]:
+    async with _router(session) as router:
+        return await router.label(most)
 
 
 def _plan(session: Session) -> None:

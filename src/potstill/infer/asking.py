@@ -75,6 +75,10 @@ class Asking:
             work.student_agreement = agreement(step.candidates[0].text, outcome.text)
         return outcome
 
+    async def ready(self) -> None:
+        """Open the teacher; raises KeyRefusedError without a key."""
+        await self._teacher()
+
     async def fits(self, work: Work, answer: str) -> bool | None:
         """Whether an answer fits the question, by Gemini's word; None where it could not be asked."""
         candidate = StudentAnswer(role="cache", text=answer, finish_reason="stop", prompt_tokens=0, completion_tokens=0)

@@ -89,13 +89,13 @@ class AnswerCache:
             return Neighbourhood(skipped=reason, encoder=encoder.id)
         return Neighbourhood(encoder=encoder.id, vectors={encoder.id: encoder.encode([question])[0]})
 
-    def near(self, read: Neighbourhood, scope: str, now: float) -> Neighbourhood:
+    def near(self, read: Neighbourhood, scope: str, now: float, limit: int = NEIGHBOURS) -> Neighbourhood:
         """The nearest live entries of a scope to a question that `encode` has read."""
         encoder = self._encoder
         if read.skipped is not None or encoder is None:
             return read
         index = self._current(encoder)
-        found = index.search(read.vectors[encoder.id], scope, NEIGHBOURS)
+        found = index.search(read.vectors[encoder.id], scope, limit)
         entries = ((self.store.by_number(near.number, scope, now), near.cosine) for near in found)
         live = tuple(Neighbour(entry, cosine) for entry, cosine in entries if entry is not None)
         return Neighbourhood(neighbours=live, encoder=encoder.id, vectors=read.vectors)

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -18,16 +19,17 @@ from potstill.infer.cache import AnswerCache, open_cache
 from potstill.infer.decide import Policy
 from potstill.infer.gate import cacheability
 from potstill.infer.key import exact_key
+from potstill.infer.labelling import label
 from potstill.infer.panel import Panel
 from potstill.infer.private import HIDDEN, hashed, secret_in
 from potstill.infer.semantic import CacheLayers
 from potstill.infer.settings import Settings, make_settings
+from potstill.infer.store import Judged
 from potstill.infer.work import Outcome, RouterAnswer, Work
 from potstill.pricing.tokens import estimate_tokens
 from potstill.records import Message, Trace, Usage, Usd
 from potstill.student.answers import Student
 from potstill.teacher.calls import Asks
-from potstill.teacher.opening import open_teacher
 from potstill.workspace import Workspace
 
 
@@ -86,6 +88,25 @@ class Router:
         answer = RouterAnswer(text=outcome.text, trace=self._trace(work, outcome))
         _append(self._traces / f"{work.at:%Y-%m-%d}.jsonl", answer.trace.to_line())
         return answer
+
+    async def label(self, most: int) -> tuple[list[Judged], int, Usd]:
+        """Have Gemini judge up to `most` near pairs of cached questions; the verdicts, which are kept, how many were wanted, and their cost.
+
+        A pair that Gemini cannot be asked about (outage, budget, quota) is left out. Raises KeyRefusedError without a key.
+        """
+        await self._asking.ready()
+        pairs = self._layers.unlabelled(most)
+        spent: list[Usd] = []
+
+        async def fits(question: str, answer: str) -> bool | None:
+            work = self._begin(question, self._settings.config.cache.namespace, ())
+            verdict = await self._asking.fits(work, answer)
+            spent.append(work.spent)
+            return verdict
+
+        judged = await label(pairs, fits, self._settings.config.teacher.max_concurrency)
+        self._layers.keep_verdicts(judged)
+        return judged, len(pairs), sum(spent, Decimal(0))
 
     def _begin(self, question: str, namespace: str, history: tuple[Message, ...]) -> Work:
         scope = self._settings.scope.model_copy(update={"namespace": namespace})
@@ -176,6 +197,8 @@ async def open_router(
         opened: list[Asks] = []
 
         async def teacher() -> Asks:
+            from potstill.teacher.opening import open_teacher  # a hit does not wait for ledger and SDK to be loaded
+
             async with opening:
                 if not opened:
                     paid = open_teacher(config, secrets, workspace, command="infer")

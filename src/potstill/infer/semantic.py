@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -15,6 +15,7 @@ from potstill.infer.agreement import agreement, drawn
 from potstill.infer.cache import AnswerCache, Neighbour, Neighbourhood
 from potstill.infer.calibration import Calibration
 from potstill.infer.key import Scope
+from potstill.infer.labelling import Unlabelled, near_pairs
 from potstill.infer.private import hashed
 from potstill.infer.rule import Candidate, Hit, Off, Rule, judge_neighbours, semantic_rule
 from potstill.infer.store import Entry, Fresh, Judged
@@ -96,6 +97,15 @@ class CacheLayers:
             return self._cache.store.rounds(key)
         except (PotstillError, sqlite3.Error):
             return 0
+
+    def unlabelled(self, most: int) -> list[Unlabelled]:
+        """Near pairs of cached questions without a verdict. Blocking; no question may be under way."""
+        return near_pairs(self._cache, most, time.time())
+
+    def keep_verdicts(self, judged: Sequence[Judged]) -> None:
+        """Write verdicts down, for the next calibration."""
+        for item in judged:
+            self._cache.store.note_judged(item, time.time())
 
     async def _read(self, work: Work) -> Neighbourhood | None:
         """The question's vector; None after the deadline, or where the encoder cannot be had."""

@@ -1,0 +1,324 @@
+"""The cache against its yardsticks, in one run: lookup time by size, exact hits, cold starts, and wrong hits on pairs.
+
+python benchmarks/cache.py --pairs PAIRS.tsv.gz --yardsticks FOLDER --out benchmarks/results/cache.md
+
+Yardsticks: the source design's loop (a dict of vectors, scikit-learn's cosine_similarity on each), a bare numpy product as
+the floor, and GPTCache with FAISS and SQLite, taken from FOLDER (pip install --no-deps --target FOLDER gptcache faiss-cpu
+cachetools sqlalchemy). GPTCache's encoder is left out: both sides are given the same vectors. Times are CPU milliseconds,
+medians; what is not there is left out and said so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from potstill.infer.cache import AnswerCache, Neighbourhood, OpenIndex
+from potstill.infer.calibration import Calibration, Circumstances, calibrate, choose
+from potstill.infer.encoder import load_encoder
+from potstill.infer.index import EdgeIndex, MemoryIndex
+from potstill.infer.key import exact_key
+from potstill.infer.pairs import read_pairs
+from potstill.infer.rule import Candidate, Rule, judge_neighbours
+from potstill.infer.store import EntryStore, Fresh, packed
+
+DIMS = 384
+QUESTION = "How much GPU memory do I need to run a small model?"
+LOOPED = 10_000
+"""The loop is not waited for beyond this many entries."""
+RULE = Rule(0.95, "benchmark")
+
+
+def cpu_ms(work: Callable[[int], Any], rounds: int) -> float:
+    """Median CPU milliseconds of one call."""
+    found = []
+    for number in range(rounds):
+        began = time.process_time()
+        work(number)
+        found.append(1000 * (time.process_time() - began))
+    return statistics.median(found)
+
+
+def vectors(count: int) -> np.ndarray:
+    """Clustered unit vectors: questions come in topics."""
+    draw = np.random.default_rng(0)
+    centres = draw.normal(size=(max(1, count // 50), DIMS)).astype(np.float32)
+    made = centres[draw.integers(0, len(centres), count)] + 0.6 * draw.normal(size=(count, DIMS)).astype(np.float32)
+    return made / np.linalg.norm(made, axis=1, keepdims=True)
+
+
+def filled(store: EntryStore, made: np.ndarray) -> None:
+    """Entries with vectors, in one transaction: what is measured is the lookup."""
+    with store.exclusive() as connection:
+        connection.executemany(
+            "INSERT INTO entries (id, scope, namespace, question, answer, route, created) VALUES (?, 's', 'd', ?, ?, 't', 1.0)",
+            (
+                (exact_key("s", f"What is thing {n}?"), f"What is thing {n}?", "An answer. " * 40)
+                for n in range(len(made))
+            ),
+        )
+        connection.executemany(
+            "INSERT INTO vectors VALUES (?, 'bench', ?)",
+            ((number, packed(tuple(row))) for number, row in enumerate(made.tolist(), start=1)),
+        )
+
+
+class Bench:
+    """An encoder of which only the id and the length are used."""
+
+    id, dims = "bench", DIMS
+
+    def unreadable(self, _text: str) -> str | None:
+        """Nothing is."""
+        return None
+
+    def encode(self, texts: Sequence[str]) -> list[tuple[float, ...]]:
+        """Not asked for."""
+        raise NotImplementedError(texts)
+
+
+@contextmanager
+def looked_up(folder: Path, store: EntryStore, kind: str) -> Iterator[Callable[[np.ndarray], Any]]:
+    """Potstill's semantic lookup, end to end but for the encoder: index, entries, guard, count of the hit."""
+    index = MemoryIndex() if kind == "memory" else EdgeIndex(folder / kind, DIMS)
+    cache = AnswerCache(store, Bench, lambda _: OpenIndex(index))
+    cache.encoder()
+
+    def look(vector: np.ndarray) -> Any:
+        near = cache.near(Neighbourhood(encoder="bench", vectors={"bench": tuple(vector.tolist())}), "s", 2.0)
+        candidates = [Candidate(found.entry.question, found.cosine) for found in near.neighbours]
+        judged = judge_neighbours(candidates[0].question, candidates, RULE)
+        store.served(near.neighbours[0].entry, 2.0)
+        return judged
+
+    look(np.ones(DIMS, np.float32))  # opens and fills the index
+    yield look
+    index.close()
+
+
+def source_loop(made: np.ndarray, queries: np.ndarray) -> float:
+    """The source design: one call of scikit-learn for each stored vector."""
+    from sklearn.metrics.pairwise import cosine_similarity
+
+    stored = {f"What is thing {number}?": row for number, row in enumerate(made)}
+
+    def look(number: int) -> float:
+        return max(cosine_similarity([queries[number]], [row])[0][0] for row in stored.values())
+
+    return cpu_ms(look, 3)
+
+
+def gptcache(folder: Path, made: np.ndarray, queries: np.ndarray) -> float | None:
+    """GPTCache's own `get` with FAISS and SQLite, its encoder replaced by a look-up of the given vectors."""
+    try:
+        from gptcache import Cache
+        from gptcache.adapter.api import get
+        from gptcache.manager import CacheBase, VectorBase, get_data_manager
+        from gptcache.processor.pre import get_prompt
+        from gptcache.similarity_evaluation.distance import SearchDistanceEvaluation
+    except ImportError:
+        return None
+    known: dict[str, np.ndarray] = {f"q{number}": row for number, row in enumerate(queries)}
+    manager = get_data_manager(
+        CacheBase("sqlite", sql_url=f"sqlite:///{folder}/gpt.db"),
+        VectorBase("faiss", dimension=DIMS, index_path=str(folder / "gpt.index")),
+        max_size=10**9,
+    )
+    cache = Cache()
+    cache.init(
+        pre_embedding_func=get_prompt,
+        embedding_func=lambda text, **_: known[text],
+        data_manager=manager,
+        similarity_evaluation=SearchDistanceEvaluation(),
+    )
+    texts = [f"What is thing {number}?" for number in range(len(made))]
+    manager.import_data(texts, ["An answer. " * 40] * len(made), list(made), [None] * len(made))
+    return cpu_ms(lambda number: get(f"q{number}", cache_obj=cache), min(50, len(queries)))
+
+
+def lookups(size: int, folder: Path) -> dict[str, float | None]:
+    """CPU milliseconds of one lookup at one size."""
+    made = vectors(size)
+    draw = np.random.default_rng(1)
+    queries = made[draw.integers(0, size, 60)] + 0.02 * draw.normal(size=(60, DIMS)).astype(np.float32)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    found: dict[str, float | None] = {"floor: numpy product": cpu_ms(lambda number: (made @ queries[number]).max(), 60)}
+    with EntryStore(folder / "entries.sqlite3") as store:
+        filled(store, made)
+        for kind in ("memory", "edge"):
+            with looked_up(folder, store, kind) as look:
+                found[f"potstill, {kind}"] = cpu_ms(lambda number, look=look: look(queries[number]), 60)
+        key = exact_key("s", "What is thing 7?")
+        found["potstill, exact hit"] = cpu_ms(lambda _: store.exact(exact_key("s", "What is thing 7?"), "s", 2.0), 200)
+        assert store.exact(key, "s", 2.0) is not None
+    found["source design's loop"] = source_loop(made, queries) if size <= LOOPED else None
+    found["GPTCache, FAISS and SQLite"] = gptcache(folder, made, queries)
+    return found
+
+
+def million(folder: Path) -> list[str]:
+    """A million entries in the exact layer: hit, write, and eviction of one in ten."""
+    count = 1_000_000
+    with EntryStore(folder / "million.sqlite3") as store:
+        with store.exclusive() as connection:
+            connection.executemany(
+                "INSERT INTO entries (id, scope, namespace, question, answer, route, created)"
+                " VALUES (?, 's', 'd', ?, 'An answer.', 't', 1.0)",
+                ((f"c1:{number:032x}", f"What is thing {number}?") for number in range(count)),
+            )
+        hit = cpu_ms(lambda number: store.exact(f"c1:{number * 4999:032x}", "s", 2.0), 200)
+        put = cpu_ms(lambda number: store.put(Fresh(f"c1:x{number}", "s", "d", "q", "a", "t", None), 3.0), 200)
+        began = time.process_time()
+        gone = store.evict(count * 9 // 10)
+        evicted = time.process_time() - began
+    return [f"A million entries: exact hit {hit:.3f} ms, write {put:.3f} ms, evicting {gone:,} {evicted:.1f} CPU s."]
+
+
+def cold(folder: Path) -> list[str]:
+    """CPU seconds of a whole `potstill infer` that hits, against the emulator."""
+    command = Path(sys.executable).parent / "potstill"
+    emulator = [str(command), "emulator", "--port", "0", "--json", "--faq", "hardware.en"]
+    with subprocess.Popen(emulator, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        text = ""
+        while not text.rstrip().endswith("}"):
+            text += process.stdout.readline()
+        env = {**os.environ, "GOOGLE_GEMINI_BASE_URL": json.loads(text)["url"], "GEMINI_API_KEY": "any-text"}
+        lines = []
+        for name, question in (
+            ("first of all", QUESTION),
+            ("exact hit", QUESTION),
+            ("semantic hit", f"Please tell me: {QUESTION}"),
+        ):
+            spent = []
+            for _ in range(1 if name == "first of all" else 7):
+                before = resource.getrusage(resource.RUSAGE_CHILDREN)
+                subprocess.run(
+                    [command, "infer", question, "-q"], cwd=folder, env=env, check=True, stdout=subprocess.DEVNULL
+                )
+                after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+            lines.append(f"| {name} | {statistics.median(spent):.2f} |")
+        process.terminate()
+    return lines
+
+
+def promises(path: Path, folder: Path) -> list[str]:
+    """The promised and the observed wrong rate on held-out pairs, beside the best fixed cosine under the same bound."""
+    pairs = read_pairs(path)
+    encoder = load_encoder("all-MiniLM-L6-v2", folder)
+    questions = sorted({text for pair in pairs for text in (pair.question, pair.cached)}, key=len)
+    known = dict(zip(questions, np.array(encoder.encode(questions), np.float32), strict=True))
+    lines = []
+    for rate in (0.10, 0.125, 0.15, 0.20, 0.25):
+        about = Circumstances(encoder.id, path.name, rate, 0, datetime.now(UTC))
+        found = calibrate(
+            pairs, lambda chosen: [float(known[pair.question] @ known[pair.cached]) for pair in chosen], about
+        )
+        lines.append(_promise(found, rate))
+    return lines
+
+
+def _promise(found: Calibration, rate: float) -> str:
+    fixed = choose([point for point in found.curve if point.signal == "cosine"], rate)
+    beside = "none" if fixed is None else f"{fixed.hit_rate:.1%} (cosine {fixed.threshold:g})"
+    if found.signal is None or found.upper is None:
+        return f"| {rate:.1%} | off | | | | {beside} |"
+    chosen = found.held_out[0]
+    point = next(item for item in found.curve if (item.signal, item.threshold) == (found.signal, found.threshold))
+    return (
+        f"| {rate:.1%} | {found.signal} {found.threshold:.3f} | {found.upper:.1%} | {chosen.wrong_rate:.1%} "
+        f"({chosen.wrong} of {chosen.served}) | {point.hit_rate:.1%} | {beside} |"
+    )
+
+
+def main() -> None:
+    """Run what is wanted and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=Path)
+    parser.add_argument("--yardsticks", type=Path)
+    parser.add_argument("--sizes", type=int, nargs="*", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--million", action="store_true")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    if options.yardsticks:
+        sys.path.append(str(options.yardsticks))
+    page = [*machine(), ""]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        page += timing(options.sizes, folder)
+        if options.million:
+            page += ["", *million(folder)]
+        page += [
+            "",
+            "## A whole command from cold",
+            "",
+            "| `potstill infer` | CPU seconds |",
+            "|---|---|",
+            *cold(folder),
+        ]
+        if options.pairs:
+            page += ["", "## Wrong hits on held-out pairs", "", f"{options.pairs.name}, MiniLM in float32.", ""]
+            page += [
+                "| promised | rule chosen | bound | observed, held out | served | best fixed cosine (with guard) serves |"
+            ]
+            page += ["|---|---|---|---|---|---|", *promises(options.pairs, folder)]
+    text = "\n".join(page) + "\n"
+    print(text)
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(text, encoding="utf-8")
+
+
+def timing(sizes: list[int], folder: Path) -> list[str]:
+    """The table of lookups, with ratios to the floor."""
+    table = {}
+    for size in sizes:
+        place = folder / str(size)
+        place.mkdir()
+        table[size] = lookups(size, place)
+    lines = ["## One lookup, CPU ms (times the floor)", "", "| | " + " | ".join(f"{size:,}" for size in sizes) + " |"]
+    lines.append("|---" * (len(sizes) + 1) + "|")
+    for name in table[sizes[0]]:
+        cells = []
+        for size in sizes:
+            value, floor = table[size][name], table[size]["floor: numpy product"]
+            cells.append("not measured" if value is None else f"{value:.3f} ({value / floor:.1f})")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def machine() -> list[str]:
+    """Where and when."""
+    model = next(
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    )
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return [
+        "# The cache",
+        "",
+        (
+            f"{os.cpu_count()} cores, {model}, load average {os.getloadavg()[0]:.1f} at the start (shared machine), "
+            f"{datetime.now(UTC):%Y-%m-%d}, commit {commit}, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}."
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    main()
