@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 from decimal import Decimal
 from pathlib import Path
@@ -16,6 +17,9 @@ CALL = ("--input-tokens", "500", "--output-tokens", "2000")
 PROMPTS = ("--prompts", "faq-train.en.txt")
 
 
+EXPONENT = re.compile(r'"-?[0-9.]+E[+-]?[0-9]+"')
+
+
 @pytest.mark.parametrize("command", ["estimate", "report", "compare", "forecast"])
 def test_a_workspace_without_history_is_no_failure_and_stays_empty(command: str, potstill: Run, tmp_path: Path) -> None:
     """Without ledger and traces the command answers in one JSON document, and writes nothing."""
@@ -23,6 +27,7 @@ def test_a_workspace_without_history_is_no_failure_and_stays_empty(command: str,
     result = potstill("cost", command, *more, "--json")
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["command"] == command
+    assert not EXPONENT.search(result.stdout)
     assert not list(tmp_path.iterdir())
 
 

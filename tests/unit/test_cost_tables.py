@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from potstill.cli.cost.chart import Curve, bars, draw
-from potstill.cli.cost.money import Currency, currency_of, money, plain, share
+from potstill.cli.cost.money import Currency, currency_of, money, plain, plain_data, share
 from potstill.cli.cost.tables import Table, page, width
 from potstill.config import PricesConfig
 from potstill.errors import ConfigError, UsageError
@@ -57,6 +58,12 @@ def test_amounts() -> None:
     assert plain(Decimal("0E-12")) == "0"
     assert plain(Decimal("1.500")) == "1.5"
     assert Currency("TWD", Decimal("32.5")).exact(Decimal("0.00515")) == "TWD 0.167375"
+
+
+def test_json_has_no_exponents_and_no_objects() -> None:
+    """Decimals and days become texts at any depth; counts and names stay as they are."""
+    found = plain_data({"a": Decimal("1E-7"), "b": (date(2026, 11, 24), [Decimal("1.50"), 3, None, True, "x"])})
+    assert found == {"a": "0.0000001", "b": ["2026-11-24", ["1.5", 3, None, True, "x"]]}
 
 
 def test_no_rate_is_built_in() -> None:

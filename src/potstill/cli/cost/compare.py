@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from potstill.cli.cost.chart import Curve, bars, draw
-from potstill.cli.cost.money import Currency, currency_of, money, plain, share, today
+from potstill.cli.cost.money import Currency, currency_of, money, plain, plain_data, share, today
 from potstill.cli.cost.tables import Table, form_of, page
 from potstill.cli.session import Session, with_session
 
@@ -94,7 +94,7 @@ def compare(  # noqa: PLR0913, PLR0917  (one option an assumption)
         "notes": notes,
         "currency": shown.document,
     }
-    session.show(document, text)
+    session.show(plain_data(document), text)
 
 
 def _pricing(session: Session, load: Load) -> Pricing:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from potstill.cli.cost.money import Currency, currency_of, money, share, today
+from potstill.cli.cost.money import Currency, currency_of, money, plain_data, share, today
 from potstill.cli.cost.tables import Table, form_of, page
 from potstill.cli.session import Session, with_session
 from potstill.errors import BudgetError
@@ -61,7 +61,7 @@ def diff(  # noqa: PLR0913, PLR0917  (one option a figure)
         "keys": [list(row) for row in found.keys],
         "currency": shown.document,
     }
-    session.show(document, page(form, tables, [note for note in notes if note], tag="potstill cost diff"))
+    session.show(plain_data(document), page(form, tables, [note for note in notes if note], tag="potstill cost diff"))
     if error:
         session.complain(error)
         raise typer.Exit(error.exit_code)

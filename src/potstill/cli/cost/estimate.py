@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from potstill.cli.cost.money import Currency, currency_of, money, share, today
+from potstill.cli.cost.money import Currency, currency_of, money, plain_data, share, today
 from potstill.cli.cost.tables import Table, form_of, page
 from potstill.cli.session import Session, with_session
 from potstill.errors import BudgetError, UsageError
@@ -83,7 +83,7 @@ def estimate(  # noqa: PLR0913, PLR0917  (one option an assumption)
     over = _over(held(steps, hold), most, hold)
     if over:
         notes.append(over.message)
-    session.show(document, page(form, tables, [note for note in notes if note], tag=TAG))
+    session.show(plain_data(document), page(form, tables, [note for note in notes if note], tag=TAG))
     if over:
         session.complain(over)
         raise typer.Exit(over.exit_code)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from potstill.cli.cost.money import Currency, currency_of, day, money, plain, today
+from potstill.cli.cost.money import Currency, currency_of, day, money, plain, plain_data, today
 from potstill.cli.cost.tables import Table, form_of, page
 from potstill.cli.session import Session, with_session
 from potstill.errors import BudgetError, UsageError
@@ -55,7 +55,9 @@ def forecast(  # noqa: PLR0913, PLR0917  (one option a figure)
     title = f"{month.month}, {month.days_left} days left; {pace}"
     document = {"projects": [_document(item) for item in found], "alerts": stops, "currency": shown.document}
     table = Table(HEADS, [_row(item, shown) for item in found], title, FIGURES)
-    session.show(document, page(form, [table], [note for note in notes if note], tag="potstill cost forecast"))
+    session.show(
+        plain_data(document), page(form, [table], [note for note in notes if note], tag="potstill cost forecast")
+    )
     if stops:
         error = BudgetError("; ".join(stops), hint="spend less, or raise the budget")
         session.complain(error)

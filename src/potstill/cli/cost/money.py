@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from typing import Any
 
 from potstill.config import PricesConfig
 from potstill.errors import ConfigError, UsageError
@@ -62,6 +64,17 @@ def plain(value: Decimal) -> str:
     """A decimal without exponent and trailing zeros."""
     text = f"{value:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def plain_data(value: Any) -> Any:
+    """A result for `--json`: decimals as texts without an exponent, days in ISO form, all the way down."""
+    if isinstance(value, Decimal):
+        return plain(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return {str(key): plain_data(item) for key, item in value.items()}
+    return [plain_data(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def money(text: str, option: str) -> Decimal:

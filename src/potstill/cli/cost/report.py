@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from potstill.cli.cost.money import Currency, currency_of, day
+from potstill.cli.cost.money import Currency, currency_of, day, plain_data
 from potstill.cli.cost.tables import Table, form_of, page
 from potstill.cli.session import Session, with_session
 from potstill.errors import QualityGateError, UsageError
@@ -59,7 +59,7 @@ def report(  # noqa: PLR0913, PLR0917  (one option a filter)
             "unexplained_usd": matched.unexplained_usd,
             "agrees": matched.agrees,
         }
-    session.show(document, page(form, [table], [line for line in notes if line]))
+    session.show(plain_data(document), page(form, [table], [line for line in notes if line]))
     if matched and not matched.agrees:
         error = QualityGateError(f"the ledger and {billing} differ", hint="see the line on the billing log")
         session.complain(error)
