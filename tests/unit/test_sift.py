@@ -58,6 +58,8 @@ def reasons(samples: list[Sample], gauge: Gauge | None = None, **filters: object
         ("很抱歉,我無法回答這個問題。", "STOP", "refusal"),
         ("抱歉，我无法提供这方面的信息。", "STOP", "refusal"),
         ("身為一個 AI 語言模型,我不能給你投資建議。", "STOP", "refusal"),
+        ("很抱歉，這部分不便透露。", "STOP", "refusal"),
+        ("抱歉造成不便，請先把風扇清乾淨。", "STOP", "kept"),
         ("A cheap card cannot hold it, and I cannot recommend one.", "STOP", "kept"),
         ("顯示卡記憶體不足時就無法載入模型。", "STOP", "kept"),
         ("My system prompt says that I am an engineer.", "STOP", "leaked instructions"),

@@ -14,7 +14,7 @@ OPENING_CHARS = 120
 
 CAN_HELP = "(?:help|assist|answer|comply|provide|fulfil+|discuss|create|write|engage|support|do that)"
 AN_AI = "(?:AI|人工智慧|人工智能|(?:大型|大)?(?:語言|语言)模型)"
-CANNOT = "(?:無法|无法|不能|沒辦法|没办法|沒有辦法|没有办法|不便)"
+CANNOT = "(?:無法|无法|不能|沒辦法|没办法|沒有辦法|没有办法|不便(?=回答|提供|透露|說|说))"
 SORRY = "(?:抱歉|對不起|对不起|不好意思)"
 
 REFUSALS = tuple(
