@@ -329,6 +329,10 @@ class ServeLimits(Section):
     max_batch: int = Field(16, ge=1, le=512, description="Requests decoded together.")
     max_queue: int = Field(64, ge=1, description="Requests that may wait; more are answered 503.")
     timeout_s: float = Field(120, gt=0, description="Seconds until a request is given up.")
+    body_timeout_s: float = Field(30, gt=0, description="Seconds within which a request's body must have come.")
+    requests_per_minute: int | None = Field(
+        None, ge=1, description="Requests a minute for each API key; more are answered 429. null: no limit."
+    )
 
 
 class ServeConfig(Section):
@@ -338,7 +342,10 @@ class ServeConfig(Section):
         "127.0.0.1", description="Address to listen on; beyond loopback only with POTSTILL_SERVE_API_KEYS."
     )
     port: int = Field(8017, ge=0, le=65535, description="Port; 0: any free one, printed at the start.")
-    engine: Literal["transformers"] = Field("transformers", description="What runs the student.")
+    engine: Literal["transformers", "vllm"] = Field(
+        "transformers", description="What runs the student: this process, or vLLM started with the right options."
+    )
+    log_text: bool = Field(False, description="Write requests' texts and answers to the request log too.")
     limits: ServeLimits = Field(ServeLimits(), description="Limits of a request and of the queue.")
 
 
@@ -464,12 +471,14 @@ class Secrets:
     teacher_key: SecretStr | None = None
     teacher_key_variable: str | None = None
     serve_keys: tuple[SecretStr, ...] = ()
+    serve_admin_keys: tuple[SecretStr, ...] = ()
     unused_keys: tuple[SecretStr, ...] = ()
     hub_token: SecretStr | None = None
 
     def redact(self, text: str) -> str:
         """Blank every secret in a text that is about to be shown."""
-        for secret in (self.teacher_key, self.hub_token, *self.serve_keys, *self.unused_keys):
+        own = (*self.serve_keys, *self.serve_admin_keys, *self.unused_keys)
+        for secret in (self.teacher_key, self.hub_token, *own):
             if secret is not None and len(secret.get_secret_value()) >= MIN_SECRET_CHARS:
                 text = text.replace(secret.get_secret_value(), "[redacted]")
         return text
@@ -647,14 +656,18 @@ def read_secrets(environ: Mapping[str, str] | None = None, provider: str = "gemi
     environ = os.environ if environ is None else environ
     variable = next((name for name in KEY_VARIABLES[provider] if environ.get(name)), None)
     unused = [environ.get(name) for names in KEY_VARIABLES.values() for name in names if name != variable]
-    serve = [key.strip() for key in environ.get("POTSTILL_SERVE_API_KEYS", "").split(",")]
     return Secrets(
         teacher_key=SecretStr(environ[variable]) if variable else None,
         teacher_key_variable=variable,
-        serve_keys=tuple(SecretStr(key) for key in serve if key),
+        serve_keys=_keys(environ.get("POTSTILL_SERVE_API_KEYS", "")),
+        serve_admin_keys=_keys(environ.get("POTSTILL_SERVE_ADMIN_KEYS", "")),
         unused_keys=tuple(SecretStr(key) for key in unused if key),
         hub_token=SecretStr(environ["HF_TOKEN"]) if environ.get("HF_TOKEN") else None,
     )
+
+
+def _keys(text: str) -> tuple[SecretStr, ...]:
+    return tuple(SecretStr(key.strip()) for key in text.split(",") if key.strip())
 
 
 def _yaml(text: str, origin: str) -> Any:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -22,7 +23,9 @@ from tests.contract.test_serve_openai import KEY, QUESTION, Running, Scripted
 from potstill.config import ServeConfig, ServeLimits
 from potstill.errors import BudgetError, KeyRefusedError, PotstillError, QuotaError
 from potstill.records import Message, Trace
-from potstill.serve.app import create_app
+from potstill.serve.access import Keys, Rates
+from potstill.serve.app import Parts, create_app
+from potstill.serve.errors import ApiError
 
 HEADERS = {"Authorization": f"Bearer {KEY}"}
 
@@ -35,9 +38,16 @@ class Router:
         self.seen: list[tuple[str | None, int]] = []
 
     async def answer(
-        self, question: str, *, namespace: str | None = None, history: Sequence[Message] = ()
+        self,
+        question: str,
+        *,
+        namespace: str | None = None,
+        history: Sequence[Message] = (),
+        read_cache: bool = True,
+        store: bool = True,
     ) -> SimpleNamespace:
         """Repeat the question."""
+        self.wishes = (read_cache, store)
         if self.error:
             raise self.error
         self.seen.append((namespace, len(history)))
@@ -49,12 +59,13 @@ class Router:
         return SimpleNamespace(text=f"routed: {question}", trace=trace)
 
 
-def ask(router: Router, folder: Path, **extra: object) -> httpx.Response:
+def ask(router: Router, folder: Path, cache: str = "", **extra: object) -> httpx.Response:
     """One request to `hybrid`."""
-    app = create_app(Scripted(), ServeConfig(), log_file=folder / "log", keys=(KEY,), router=router)
+    parts = Parts(keys=Keys((KEY,)), router=lambda _: lambda: nullcontext(router))
+    app = create_app(Scripted(), ServeConfig(), log_file=folder / "log", parts=parts)
     with TestClient(app, base_url="http://127.0.0.1") as client:
         body = {"model": "hybrid", "messages": QUESTION, **extra}
-        return client.post("/v1/chat/completions", json=body, headers=HEADERS)
+        return client.post("/v1/chat/completions", json=body, headers={**HEADERS, "x-potstill-cache": cache})
 
 
 def test_hybrid_tells_its_route(tmp_path: Path) -> None:
@@ -109,23 +120,71 @@ def test_timeout_is_504(held: Running) -> None:
 
 async def test_queue_full_is_refused() -> None:
     """While one request runs and one waits, a third is told to come back."""
-    from potstill.serve.batching import Batcher, QueueFullError
+    from potstill.serve.worker import AsyncJob, QueueFullError, Worker
     from potstill.student.answers import StudentQuery
 
     student = Scripted()
-    batcher = Batcher(student, max_batch=1, max_queue=1)
-    batcher.start()
+    worker = Worker(student, max_batch=1, max_queue=1)
+    worker.start()
     query = StudentQuery(role="cost-analyst", messages=(Message(role="user", content="hold"),), max_new_tokens=5)
-    first = batcher.submit([query])
-    assert (await anext(first.pieces())).text == ""  # the student has it
-    waiting = batcher.submit([query])
+    first = AsyncJob(worker, [worker.prepare(query)])
+    assert student.started.wait(20)  # the student has it
+    waiting = AsyncJob(worker, [worker.prepare(query)])
     with pytest.raises(QueueFullError):
-        batcher.submit([query])
+        AsyncJob(worker, [worker.prepare(query)])
     waiting.cancel()
-    replaced = batcher.submit([query])  # a waiting client that left gives its place back
     student.released.set()
-    await batcher.close()
+    assert [piece async for piece in first.pieces()][-1].answer is not None
+    replaced = AsyncJob(worker, [worker.prepare(query)])  # a waiting client that left gives its place back
+    await worker.close()
     assert [piece async for piece in replaced.pieces()][-1].answer is not None
+    assert (worker.running, worker.waiting) == (0, 0)
+
+
+async def test_a_bug_fails_the_requests_that_run_and_no_other() -> None:
+    """When the engine breaks, what runs is told, and the next request is answered."""
+    from potstill.serve.worker import AsyncJob, Worker
+    from potstill.student.answers import StudentQuery
+    from potstill.student.scripted import ScriptedStudent
+
+    def script(query: StudentQuery) -> str:
+        if query.messages[-1].content == "break":
+            raise RuntimeError
+        return "fine"
+
+    worker = Worker(ScriptedStudent(script, roles=("one",)), max_batch=4, max_queue=4)
+    worker.start()
+    for text, works in (("break", False), ("go", True)):
+        query = StudentQuery(role="one", messages=(Message(role="user", content=text),), max_new_tokens=5)
+        job = AsyncJob(worker, [worker.prepare(query)])
+        if works:
+            assert [piece async for piece in job.pieces()][-1].answer.text == "fine"
+        else:
+            with pytest.raises(RuntimeError):
+                [piece async for piece in job.pieces()]
+    await worker.close()
+
+
+def test_rate_limit_tells_when_to_come_back() -> None:
+    """A key has a minute's worth of requests at once, then one every so often; other keys are not touched."""
+    rates = Rates(per_minute=2)
+    assert rates.take("a", 0.0)["x-ratelimit-remaining-requests"] == "1"
+    rates.take("a", 0.0)
+    with pytest.raises(ApiError) as caught:
+        rates.take("a", 1.0)
+    assert (caught.value.status, caught.value.headers["retry-after"]) == (429, "29")
+    rates.take("b", 1.0)
+    rates.take("a", 31.0)
+
+
+def test_cache_wishes_and_headers(tmp_path: Path) -> None:
+    """`x-potstill-cache` reaches the router, an unknown wish is 400, and headers tell path, cost and trace."""
+    router = Router()
+    reply = ask(router, tmp_path, cache="no-store")
+    assert router.wishes == (True, False)
+    assert (reply.headers["x-potstill-route"], reply.headers["x-potstill-cost-usd"]) == ("student", "0")
+    assert reply.headers["x-potstill-trace"] == "t"
+    assert ask(router, tmp_path, cache="nonsense").status_code == 400
 
 
 async def test_async_client(held: Running) -> None:

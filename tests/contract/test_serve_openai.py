@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import openai
@@ -13,60 +13,44 @@ import pytest
 import uvicorn
 
 from potstill.config import ServeConfig, ServeLimits
-from potstill.serve.app import create_app
+from potstill.serve.access import Keys
+from potstill.serve.app import Parts, create_app
 from potstill.serve.server import listen, url_of
-from potstill.student.answers import Piece, StudentAnswer, StudentQuery
+from potstill.student.answers import StudentQuery
+from potstill.student.scripted import ScriptedStudent
 
 KEY = "a-key"
+ADMIN = "an-admin-key"
 QUESTION = [{"role": "user", "content": "hello"}]
 
 
-class Scripted:
-    """A student that says its role and the question, word by word; `hold` in the question waits for `released`."""
-
-    name = "scripted"
-    roles = ("hardware-expert", "cost-analyst")
-    fingerprint = "none"
+class Scripted(ScriptedStudent):
+    """A student that says its role and the question; `hold` in the question waits for `released`."""
 
     def __init__(self) -> None:
+        super().__init__(self.script, roles=("hardware-expert", "cost-analyst"))
         self.released = threading.Event()
         self.started = threading.Event()
-        self.closed = threading.Event()
 
-    def answer(self, queries: Sequence[StudentQuery]) -> list[StudentAnswer]:
-        """All answers."""
-        return [piece.answer for piece in self.stream(queries) if piece.answer is not None]
-
-    def stream(self, queries: Sequence[StudentQuery]) -> Iterator[Piece]:
-        """Word by word."""
-        try:
-            for index, query in enumerate(queries):
-                text = f"{query.role} says {query.messages[-1].content}"
-                if "hold" in text:
-                    yield Piece(index=index, text="")
-                    self.started.set()
-                    self.released.wait(20)
-                words = text.split(" ")
-                for number, word in enumerate(words):
-                    yield Piece(index=index, text=word if number == 0 else f" {word}")
-                answer = StudentAnswer(
-                    role=query.role, text=text, finish_reason="stop", prompt_tokens=3, completion_tokens=len(words)
-                )
-                yield Piece(index=index, text="", answer=answer)
-        finally:
-            self.closed.set()
+    def script(self, query: StudentQuery) -> str:
+        """The answer."""
+        question = query.text or query.messages[-1].content
+        if "hold" in question:
+            self.started.set()
+            self.released.wait(20)
+        return f"{query.role} says {question}"
 
 
 class Running:
     """A server in a thread."""
 
-    def __init__(self, folder: Path, limits: ServeLimits, keys: tuple[str, ...] = (KEY,)) -> None:
+    def __init__(self, folder: Path, limits: ServeLimits, parts: Parts | None = None) -> None:
         self.student = Scripted()
         self.log = folder / "serve.jsonl"
         self._socket = listen("127.0.0.1", 0)
         self.url = url_of(self._socket)
-        serve = ServeConfig(limits=limits)
-        app = create_app(self.student, serve, log_file=self.log, keys=keys)
+        parts = parts or Parts(keys=Keys((KEY,), (ADMIN,)))
+        app = create_app(self.student, ServeConfig(limits=limits), log_file=self.log, parts=parts)
         self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=5))
         self._thread = threading.Thread(target=lambda: asyncio.run(self._server.serve([self._socket])))
         self._thread.start()
@@ -100,19 +84,19 @@ def test_plain_stream_and_usage(server: Running) -> None:
         ) as stream:
             chunks = list(stream)
     assert [choice.message.content for choice in plain.choices] == ["cost-analyst says hello"] * 2
-    assert plain.usage.total_tokens == 9
+    assert plain.usage.total_tokens == 7
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == plain.choices[0].message.content
     assert chunks[0].choices[0].delta.role == "assistant"
     assert chunks[-2].choices[0].finish_reason == "stop"
     assert chunks[-1].choices == []
-    assert chunks[-1].usage.total_tokens == 6
+    assert chunks[-1].usage.total_tokens == 4
 
 
 def test_models_and_unknown_model(server: Running) -> None:
     """Each role is a model; an unknown one is 404."""
     with server.client() as client:
-        assert [model.id for model in client.models.list()] == list(Scripted.roles)
+        assert [model.id for model in client.models.list()] == ["hardware-expert", "cost-analyst", "all"]
         assert client.models.retrieve("cost-analyst").id == "cost-analyst"
         with pytest.raises(openai.NotFoundError):
             client.chat.completions.create(model="gpt-4", messages=QUESTION)
@@ -143,13 +127,17 @@ def test_key_and_host(server: Running) -> None:
         {"max_tokens": 5, "max_completion_tokens": 5},
         {"stream": "yes"},
         {"stream_options": {"include_usage": True}},
-        {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "yaml"}},
+        {"response_format": {"type": "json_schema"}},
         {"tools": []},
         {"tool_choice": "auto"},
-        {"logit_bias": {"1": 1}},
-        {"logprobs": True},
+        {"logit_bias": {"1": 101}},
+        {"logit_bias": {"one": 1}},
+        {"logprobs": 1},
+        {"logprobs": True, "top_logprobs": 21},
         {"top_logprobs": 2},
-        {"frequency_penalty": 1},
+        {"frequency_penalty": 2.5},
+        {"presence_penalty": -3},
         {"seed": 1.5},
         {"no_such": 1},
         {"messages": []},
@@ -177,21 +165,103 @@ def test_bad_body(server: Running, body: str, status: int) -> None:
     """Malformed, deeply nested and huge bodies are refused."""
     with server.client() as client:
         reply = client._client.post(
-            f"{server.url}/v1/chat/completions", content=body, headers={"Authorization": f"Bearer {KEY}"}
+            f"{server.url}/v1/chat/completions",
+            content=body,
+            headers={"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"},
         )
     assert reply.status_code == status
 
 
 def test_client_that_leaves_frees_the_student(server: Running) -> None:
-    """A stream that is abandoned is closed; health answers meanwhile, and its text is not in the log."""
+    """A stream that is abandoned says no more; health answers meanwhile, and no text is in the log."""
     held = [{"role": "user", "content": "hold secret"}]
     with server.client() as client:
-        stream = client.chat.completions.create(model="cost-analyst", messages=held, stream=True)
+        waiting = threading.Thread(target=lambda: _abandon(server, held))
+        waiting.start()
         assert server.student.started.wait(20)
         assert client._client.get(f"{server.url}/health").status_code == 200
-        stream.close()
+        waiting.join()
         server.student.released.set()
-        assert server.student.closed.wait(20)
         client.chat.completions.create(model="cost-analyst", messages=QUESTION)
+        metrics = client._client.get(f"{server.url}/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
+    assert "potstill_running 0.0" in metrics
     server.stop()
     assert "secret" not in server.log.read_text()
+
+
+def _abandon(server: Running, messages: list[dict[str, str]]) -> None:
+    with server.client() as client, pytest.raises(openai.APITimeoutError):
+        client.with_options(timeout=1).chat.completions.create(model="cost-analyst", messages=messages, stream=True)
+
+
+def test_every_role_answers_in_one_batch(server: Running) -> None:
+    """`all` gives one choice for each role, named on the choice, whole and streamed."""
+    with server.client() as client:
+        reply = client.chat.completions.create(model="all", messages=QUESTION)
+        with client.chat.completions.create(model="all", messages=QUESTION, stream=True) as stream:
+            roles = {chunk.choices[0].potstill["role"] for chunk in stream if chunk.choices[0].finish_reason}
+    said = {choice.potstill["role"]: choice.message.content for choice in reply.choices}
+    assert said == {role: f"{role} says hello" for role in server.student.roles}
+    assert roles == set(said)
+
+
+def test_logprobs_on_both_endpoints(server: Running) -> None:
+    """Log-probabilities come with bytes on chat completions, and with offsets on completions; a null is nothing."""
+    with server.client() as client:
+        chat = client.chat.completions.create(
+            model="cost-analyst", messages=QUESTION, logprobs=True, top_logprobs=1, seed=None, n=None
+        )
+        text = client.completions.create(model="cost-analyst", prompt=["a", "b"], logprobs=1, max_tokens=2, n=2)
+    first = chat.choices[0].logprobs.content[0]
+    assert (first.token, bytes(first.bytes), first.top_logprobs[0].token) == (
+        "cost-analyst",
+        b"cost-analyst",
+        first.token,
+    )
+    assert [choice.text for choice in text.choices] == ["cost-analyst says"] * 4
+    assert text.choices[0].logprobs.text_offset == [0, len("cost-analyst")]
+    assert text.choices[0].finish_reason == "length"
+    assert text.usage.prompt_tokens == 2
+
+
+def test_completion_stream_says_the_same(server: Running) -> None:
+    """A streamed completion joins to the whole one, and ends with its usage."""
+    with server.client() as client:
+        whole = client.completions.create(model="cost-analyst", prompt="hi there")
+        options = {"include_usage": True}
+        with client.completions.create(
+            model="cost-analyst", prompt="hi there", stream=True, stream_options=options
+        ) as stream:
+            chunks = list(stream)
+    assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == whole.choices[0].text
+    assert chunks[-1].usage.completion_tokens == 4
+
+
+def test_json_only_and_methods(server: Running) -> None:
+    """Another content type is 415, so that no web page can ask in its user's name; no CORS header is ever sent."""
+    headers = {"Authorization": f"Bearer {KEY}", "Origin": "https://evil.example"}
+    with server.client() as client:
+        http = client._client
+        plain = http.post(f"{server.url}/v1/chat/completions", content="{}", headers=headers)
+        asked = http.options(f"{server.url}/v1/chat/completions", headers=headers)
+        missing = http.get(f"{server.url}/nothing", headers=headers)
+    assert (plain.status_code, asked.status_code, missing.status_code) == (415, 405, 404)
+    for reply in (plain, asked, missing):
+        assert "error" in reply.json()
+        assert not any(name.startswith("access-control") for name in reply.headers)
+
+
+def test_scopes(server: Running) -> None:
+    """Only an admin key changes roles; without a key neither metrics nor the page answer, a browser may log in."""
+    with server.client() as client:
+        http, url = client._client, f"{server.url}/v1/roles"
+        assert http.get(f"{server.url}/metrics").status_code == 401
+        asked = http.get(f"{server.url}/")
+        assert asked.headers["www-authenticate"].startswith("Basic")
+        shown = http.get(f"{server.url}/", auth=("anyone", KEY))
+        assert "hardware-expert" in shown.text
+        assert "<script" not in shown.text
+        refused = http.post(url, json={"student": "x"}, headers={"Authorization": f"Bearer {KEY}"})
+        admin = http.post(url, json={"student": "../x"}, headers={"Authorization": f"Bearer {ADMIN}"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "insufficient_scope")
+    assert admin.status_code == 400

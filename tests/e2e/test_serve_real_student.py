@@ -75,7 +75,7 @@ def test_real_student(tmp_path: Path) -> None:
         while (line := process.stdout.readline()) not in {"}\n", ""}:
             lines.append(line)
         ready = json.loads("".join([*lines, "}"]))
-        assert ready["models"] == ["hardware-expert"]
+        assert ready["models"] == ["hardware-expert", "all"]
         ask = {"model": "hardware-expert", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}
         with openai.OpenAI(base_url=ready["base_url"], api_key="any", max_retries=0) as client:
             plain = client.chat.completions.create(**ask)

@@ -3,59 +3,142 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shlex
 import socket
-from contextlib import AsyncExitStack
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
 from potstill.cli.session import Session, quiet_libraries, with_session
-from potstill.errors import InputError
+from potstill.errors import InputError, MachineError, UsageError
 
 
-@with_session(host="serve.host", port="serve.port", name="distill.name")
+@with_session(host="serve.host", port="serve.port", name="distill.name", engine="serve.engine")
 def serve_local(
     session: Session,
     no_hybrid: Annotated[bool, typer.Option("--no-hybrid", help="Serve the student's roles only.")] = False,
+    print_command: Annotated[
+        bool, typer.Option("--print-command", help="With --engine vllm: show the line that starts it, and end.")
+    ] = False,
 ) -> None:
-    """Serve the student as an OpenAI-compatible HTTP API, one model a role, and `hybrid` for the router."""
+    """Serve the student as an OpenAI-compatible HTTP API: one model a role, `all`, and `hybrid` for the router."""
     from potstill.serve.server import check_exposure, listen
 
-    serve = session.config.serve
-    check_exposure(serve.host, len(session.secrets.serve_keys))
+    serve, secrets = session.config.serve, session.secrets
+    check_exposure(serve.host, len(secrets.serve_keys) + len(secrets.serve_admin_keys))
     files = session.workspace.student(session.config.distill.name)
     if session.dry_run:
         found = files.manifest.is_file()
-        text = f"would serve the student in {files.root} on {serve.host}:{serve.port}"
+        text = f"would serve the student in {files.root} on {serve.host}:{serve.port} with {serve.engine}"
         session.show_plan({"host": serve.host, "port": serve.port, "student_found": found}, text)
         return
     if not files.manifest.is_file():
         message = f"there is no student in {files.root}"
         raise InputError(message, hint="train one: `potstill distill`")
+    if serve.engine == "vllm":
+        _vllm(session, only_print=print_command)
+        return
+    if print_command:
+        message = "--print-command needs --engine vllm: the engine in this process is started by no other command"
+        raise UsageError(message)
     with listen(serve.host, serve.port) as listener:
         if asyncio.run(_serve(session, listener, hybrid=not no_hybrid)):
             raise KeyboardInterrupt
 
 
+def _vllm(session: Session, *, only_print: bool) -> None:
+    """Show the line that starts vLLM, or become it."""
+    from potstill.serve.vllm import KEY_VARIABLE, adapter_folders, adapter_rank, systems_of, vllm_command
+    from potstill.student.manifest import read_manifest
+    from potstill.workspace import read_text
+
+    config, keys = session.config, session.secrets.serve_keys
+    files = session.workspace.student(config.distill.name)
+    manifest = read_manifest(files)
+    folders = adapter_folders(files, manifest)
+    ranks = [adapter_rank(read_text(folder / "adapter_config.json", "adapter")) for folder in folders.values()]
+    student = config.student.model_copy(update={"revision": manifest.revision})
+    command = vllm_command(student, config.serve, manifest.base, folders, max(ranks))
+    if only_print:
+        session.show({"command": command, "systems": systems_of(manifest)}, shlex.join(command))
+        return
+    if len(keys) > 1:
+        message = "vLLM takes one API key, and POTSTILL_SERVE_API_KEYS holds several"
+        raise UsageError(message, hint="give it one, or put a proxy before vLLM")
+    if keys:
+        os.putenv(KEY_VARIABLE, keys[0].get_secret_value())
+    session.say("vLLM adds no system prompts: requests must bring their role's (see --print-command --json)")
+    try:
+        os.execvp(command[0], command)  # noqa: S606  (a fixed program; its arguments reach no shell)
+    except OSError as error:
+        message = f"cannot start vllm: {error.strerror}"
+        raise MachineError(message, hint="pip install vllm, in an environment of its own if need be") from error
+
+
 async def _serve(session: Session, listener: socket.socket, *, hybrid: bool) -> bool:
-    from potstill.serve.app import create_app
-    from potstill.serve.batching import SharedStudent
+    from potstill.serve.access import Keys
+    from potstill.serve.app import Parts, create_app
     from potstill.serve.server import run, url_of
     from potstill.student.local import load_student
 
     quiet_libraries()
     config, secrets, workspace = session.config, session.secrets, session.workspace
-    student = SharedStudent(load_student(workspace.student(config.distill.name), config.student))
+    student = load_student(workspace.student(config.distill.name), config.student)
+    keys = Keys(
+        tuple(key.get_secret_value() for key in secrets.serve_keys),
+        tuple(key.get_secret_value() for key in secrets.serve_admin_keys),
+    )
+    parts = Parts(keys, _router_of(session) if hybrid else None, _encoder_of(session), _reader_of(session, student))
+    app = create_app(student, config.serve, log_file=workspace.request_log, parts=parts)
     url = url_of(listener)
-    async with AsyncExitStack() as stack:
-        router: Any = None
-        if hybrid:
-            from potstill.infer.router import open_router
+    models = [*student.roles, "all", *(["hybrid"] if hybrid else [])]
+    document = {"url": url, "base_url": f"{url}/v1", "models": models}
+    text = f"serving at {url}\nmodels: {', '.join(models)}"
+    return await run(app, config.serve, listener, lambda: session.show(document, text))
 
-            router = await stack.enter_async_context(open_router(config, secrets, workspace, student))
-        keys = [key.get_secret_value() for key in secrets.serve_keys]
-        app = create_app(student, config.serve, log_file=workspace.request_log, keys=keys, router=router)
-        models = [*student.roles, *(["hybrid"] if hybrid else [])]
-        document = {"url": url, "base_url": f"{url}/v1", "models": models}
-        text = f"serving at {url}\nmodels: {', '.join(models)}"
-        return await run(app, config.serve, listener, lambda: session.show(document, text))
+
+def _router_of(session: Session) -> Callable[[Any], Any]:
+    """Makes the router over the student that is served."""
+
+    def over(student: Any) -> Any:
+        from potstill.infer.router import open_router
+
+        return lambda: open_router(session.config, session.secrets, session.workspace, student)
+
+    return over
+
+
+def _encoder_of(session: Session) -> tuple[str, Callable[[list[str]], list[tuple[float, ...]]]]:
+    """The cache's encoder, loaded when it is first asked."""
+    from potstill.infer.encoder import Encoder, load_encoder
+
+    name = session.config.cache.encoder
+    opened: list[Encoder] = []
+
+    def encode(texts: list[str]) -> list[tuple[float, ...]]:
+        if not opened:
+            opened.append(load_encoder(name, session.workspace.encoders))
+        (encoder,) = opened
+        for place, text in enumerate(texts):
+            if (reason := encoder.unreadable(text)) is not None:
+                message = f"input {place}: {reason}"
+                raise InputError(message)
+        return encoder.encode(texts)
+
+    return name, encode
+
+
+def _reader_of(session: Session, student: Any) -> Callable[[str], Callable[[Any], None]]:
+    """Reads another student of this workspace, of the same base, to be served in place of roles of the same names."""
+    from potstill.student.local import LocalStudent, read_student
+
+    def read(name: str) -> Callable[[LocalStudent], None]:
+        loaded = read_student(session.workspace.student(name))
+        if loaded.manifest.base_sha != student.base_sha:
+            message = f"the student {name!r} stands on another base than the one that is served"
+            raise InputError(message, hint="start another server for it")
+        return lambda served: served.take(loaded)
+
+    return read

@@ -1,96 +1,126 @@
-"""The OpenAI-compatible API: one model a role, and `hybrid` for the router."""
+"""The OpenAI-compatible API: one model a role, `all` for every role, `hybrid` for the router."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp
 
 from potstill.config import ServeConfig
 from potstill.errors import PotstillError
 from potstill.pricing.tokens import estimate_tokens
-from potstill.records import Message, Trace
-from potstill.serve.batching import Batcher, Job, QueueFullError
-from potstill.serve.edge import Edge, Notes, error_response, too_large, translated
-from potstill.serve.wire import DONE, HYBRID, ApiError, ChatRequest, Reply, check_hybrid, event, queries, read_request
-from potstill.serve.wire import usage as usage_of
-from potstill.student.answers import Piece, Student, StudentAnswer
+from potstill.serve.access import Keys, need_admin
+from potstill.serve.answering import Answering
+from potstill.serve.edge import Edge, Notes, Rules
+from potstill.serve.errors import ApiError, bad_value, error_response, translated
+from potstill.serve.hybrid import Hybrid, OpenRouter, Routers
+from potstill.serve.intake import read, unless_gone
+from potstill.serve.metrics import Metrics, page
+from potstill.serve.openapi import describe
+from potstill.serve.replies import embeddings
+from potstill.serve.wire import ALL, HYBRID, ChatRequest, CompletionRequest, EmbeddingRequest, RolesRequest, Sampled
+from potstill.serve.worker import QueueFullError, SharedStudent, Worker
+from potstill.student.answers import Continuous
 
-T = TypeVar("T")
-
-
-class RoutedAnswer(Protocol):
-    """What the router gives back."""
-
-    @property
-    def text(self) -> str:
-        """The answer."""
-
-    @property
-    def trace(self) -> Trace:
-        """The path it took."""
+Encode = Callable[[list[str]], list[tuple[float, ...]]]
+"""Texts to vectors. Blocking; raises InputError for a text that it cannot read."""
+ReadStudent = Callable[[str], Callable[[Any], None]]
+"""Reads a student by name (blocking) and gives the change that serves it; raises InputError."""
 
 
-class HybridRouter(Protocol):
-    """The router behind the model `hybrid`: cache, then student, then teacher."""
+@dataclass(frozen=True)
+class Parts:
+    """What the server is made of beside the student; what is not given is not offered."""
 
-    async def answer(
-        self, question: str, *, namespace: str | None = None, history: Sequence[Message] = ()
-    ) -> RoutedAnswer:
-        """Answer one question in its conversation."""
+    keys: Keys = field(default_factory=Keys)
+    router: Callable[[SharedStudent], OpenRouter] | None = None
+    encoder: tuple[str, Encode] | None = None
+    read_student: ReadStudent | None = None
 
 
-def create_app(
-    student: Student,
-    serve: ServeConfig,
-    *,
-    log_file: Path,
-    keys: Sequence[str] = (),
-    router: HybridRouter | None = None,
-) -> ASGIApp:
+def create_app(student: Continuous, serve: ServeConfig, *, log_file: Path, parts: Parts | None = None) -> ASGIApp:
     """The application. The student's worker runs from the application's start-up to its shutdown, which drains it."""
     from fastapi import FastAPI
 
-    api = _Api(student, serve, router)
+    parts = parts or Parts()
+    api = _Api(student, serve, parts)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=api.lifespan)
     routes: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
+        ("GET", "/", api.page),
         ("GET", "/health", api.health),
         ("GET", "/ready", api.ready),
+        ("GET", "/metrics", api.metrics_text),
+        ("GET", "/openapi.json", api.openapi),
         ("GET", "/v1/models", api.models),
-        ("GET", "/v1/models/{model}", api.model),
+        ("GET", "/v1/models/{model:path}", api.model),
         ("POST", "/v1/chat/completions", api.chat),
+        ("POST", "/v1/completions", api.complete),
+        ("POST", "/v1/embeddings", api.embed),
+        ("GET", "/v1/roles", api.roles),
+        ("POST", "/v1/roles", api.load_roles),
+        ("DELETE", "/v1/roles/{role}", api.drop_role),
     ]
     for method, path, endpoint in routes:
-        app.router.add_route(path, endpoint, methods=[method])
+        app.router.add_route(path, _named(path, endpoint), methods=[method])
     app.add_exception_handler(HTTPException, _unknown_route)
     app.add_exception_handler(ApiError, _refused)
     app.add_exception_handler(Exception, _bug)
-    return Edge(app, host=serve.host, keys=keys, max_body_bytes=serve.limits.max_body_bytes, log_file=log_file)
+    limits = serve.limits
+    rules = Rules(serve.host, parts.keys, limits.max_body_bytes, limits.requests_per_minute, serve.log_text)
+    return Edge(app, rules, api.metrics, log_file)
 
 
 class _Api:
     """The endpoints over one student and one router."""
 
-    def __init__(self, student: Student, serve: ServeConfig, router: HybridRouter | None) -> None:
+    def __init__(self, student: Continuous, serve: ServeConfig, parts: Parts) -> None:
         self._limits = serve.limits
-        self._router = router
-        self._routing = 0
-        self._batcher = Batcher(student, max_batch=self._limits.max_batch, max_queue=self._limits.max_queue)
-        self._models = (*student.roles, *((HYBRID,) if router is not None else ()))
+        self._parts = parts
+        self._worker = Worker(
+            student,
+            max_batch=self._limits.max_batch,
+            max_queue=self._limits.max_queue,
+            observe=lambda queries: self.metrics.step(queries),  # noqa: PLW0108  (made below)
+        )
+        self.metrics = Metrics(lambda: self._worker.running, lambda: self._worker.waiting)
+        self._answering = Answering(self._worker, self._limits, self.metrics)
+        self._routers = None if parts.router is None else Routers(parts.router(SharedStudent(self._worker)))
+        self._hybrid = None if self._routers is None else Hybrid(self._routers, self._limits, self.metrics)
+        self._changing = asyncio.Lock()
 
     @asynccontextmanager
     async def lifespan(self, _app: Any) -> AsyncIterator[None]:
-        """Run the student's worker."""
-        self._batcher.start()
+        """Run the student's worker and the router."""
+        self._worker.start()
+        if self._routers is not None:
+            await self._routers.renew()
         yield
-        await self._batcher.close()
+        if self._routers is not None:
+            await self._routers.close()
+        await self._worker.close()
+
+    async def page(self, _request: Request) -> Response:
+        """The status page."""
+        about = {
+            "student": self._worker.student.name,
+            "models": self._models,
+            "running": self._worker.running,
+            "waiting": self._worker.waiting,
+            "max_batch": self._limits.max_batch,
+            "max_queue": self._limits.max_queue,
+        }
+        policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+        headers = {"content-security-policy": policy, "cache-control": "no-store"}
+        return HTMLResponse(page(self.metrics, about, time.time()), headers=headers)
 
     async def health(self, _request: Request) -> Response:
         """Liveness: the process answers."""
@@ -98,8 +128,17 @@ class _Api:
 
     async def ready(self, _request: Request) -> Response:
         """Readiness: requests are taken."""
-        ready = self._batcher.alive
+        ready = self._worker.alive
         return JSONResponse({"status": "ready" if ready else "not ready"}, status_code=200 if ready else 503)
+
+    async def metrics_text(self, _request: Request) -> Response:
+        """What Prometheus reads."""
+        body, kind = self.metrics.render()
+        return Response(body, headers={"content-type": kind})
+
+    async def openapi(self, _request: Request) -> Response:
+        """The API's own description."""
+        return JSONResponse(describe())
 
     async def models(self, _request: Request) -> Response:
         """All models."""
@@ -111,19 +150,99 @@ class _Api:
         return JSONResponse(_model(request.path_params["model"]))
 
     async def chat(self, request: Request) -> Response:
-        """A chat completion, whole or streamed."""
-        chat = read_request(await _body(request, self._limits.max_body_bytes), self._limits)
-        self._check_model(chat.model)
-        estimate = sum(estimate_tokens(turn.message.content) for turn in chat.messages)
-        if estimate > self._limits.max_prompt_tokens:
-            message = f"the prompt is about {estimate} tokens, at most {self._limits.max_prompt_tokens} are allowed"
-            raise ApiError(400, message, code="context_length_exceeded", param="messages")
-        notes: Notes = request.state.notes
-        notes.model = chat.model
+        """A chat completion."""
+        asked = await read(request, ChatRequest, self._limits)
+        if asked.model == HYBRID and self._hybrid is not None:
+            return await self._answered(request, asked, self._hybrid.answer(request, asked))
+        self._check_role(asked)
+        return await self._answered(request, asked, self._answering.answer(request, asked))
+
+    async def complete(self, request: Request) -> Response:
+        """A completion of a bare text."""
+        asked = await read(request, CompletionRequest, self._limits)
+        self._check_role(asked)
+        return await self._answered(request, asked, self._answering.answer(request, asked))
+
+    async def embed(self, request: Request) -> Response:
+        """Vectors of the cache's encoder."""
+        asked = await read(request, EmbeddingRequest, self._limits)
+        if self._parts.encoder is None or asked.model != self._parts.encoder[0]:
+            offered = "none" if self._parts.encoder is None else self._parts.encoder[0]
+            message = f"there is no embedding model {asked.model[:80]!r}; there is {offered}"
+            raise ApiError(404, message, code="model_not_found", param="model")
+        _noted(request).model = asked.model
         try:
-            if self._router is not None and chat.model == HYBRID:
-                return await self._hybrid(request, chat, self._router)
-            return await self._student(request, chat)
+            vectors = await unless_gone(request, asyncio.to_thread(self._parts.encoder[1], asked.texts))
+        except PotstillError as error:
+            raise translated(error) from error
+        if asked.dimensions not in {None, len(vectors[0])}:
+            raise bad_value(param="dimensions", problem=f"this encoder gives {len(vectors[0])}")
+        tokens = sum(estimate_tokens(text) for text in asked.texts)
+        _noted(request).prompt_tokens = tokens
+        return JSONResponse(embeddings(asked.model, vectors, tokens, packed=asked.encoding_format == "base64"))
+
+    async def roles(self, _request: Request) -> Response:
+        """The roles that are served."""
+        student = self._worker.student
+        data = [{"role": role, "student": student.name} for role in student.roles]
+        return JSONResponse({"object": "list", "data": data, "fingerprint": student.fingerprint})
+
+    async def load_roles(self, request: Request) -> Response:
+        """Serve another student's roles, of the same base, without dropping a request. Admin."""
+        need_admin(_noted(request).caller)
+        asked = await read(request, RolesRequest, self._limits)
+        if self._parts.read_student is None:
+            raise ApiError(400, "this server's engine cannot change its roles", code="unsupported")
+        try:
+            async with self._changing:
+                change = await asyncio.to_thread(self._parts.read_student, asked.student)
+                await self._change(change)
+        except PotstillError as error:
+            raise translated(error) from error
+        return await self.roles(request)
+
+    async def drop_role(self, request: Request) -> Response:
+        """Serve a role no longer. Admin."""
+        need_admin(_noted(request).caller)
+        role = request.path_params["role"]
+        student = self._worker.student
+        if role not in student.roles:
+            raise ApiError(404, f"there is no role {role[:80]!r}", code="role_not_found", param="role")
+        if student.roles == (role,):
+            raise ApiError(409, "the last role cannot be dropped", code="last_role", param="role")
+        if self._parts.read_student is None:
+            raise ApiError(400, "this server's engine cannot change its roles", code="unsupported")
+        async with self._changing:
+            await self._change(lambda served: served.drop(role))
+        return await self.roles(request)
+
+    async def _change(self, change: Callable[[Any], None]) -> None:
+        """Change the roles between two steps; the router's cache key carries them, so a fresh one takes over."""
+        await self._worker.change(change)
+        if self._routers is not None:
+            await self._routers.renew()
+
+    @property
+    def _models(self) -> tuple[str, ...]:
+        hybrid = (HYBRID,) if self._hybrid is not None else ()
+        encoder = (self._parts.encoder[0],) if self._parts.encoder is not None else ()
+        return (*self._worker.student.roles, ALL, *hybrid, *encoder)
+
+    def _check_model(self, name: str) -> None:
+        if name not in self._models:
+            message = f"there is no model {name[:80]!r}; there are {', '.join(self._models)}"
+            raise ApiError(404, message, code="model_not_found", param="model")
+
+    def _check_role(self, asked: Sampled) -> None:
+        self._check_model(asked.model)
+        if asked.model not in {ALL, *self._worker.student.roles}:
+            raise bad_value(param="model", problem=f"{asked.model!r} does not answer here")
+
+    async def _answered(self, request: Request, asked: Sampled, work: Awaitable[Response]) -> Response:
+        """Wait for an answer; what goes wrong becomes an ApiError."""
+        _noted(request).model = asked.model
+        try:
+            return await work
         except QueueFullError as error:
             raise ApiError(503, "too many requests wait", code="queue_full", retry_s=1) from error
         except TimeoutError as error:
@@ -131,153 +250,30 @@ class _Api:
         except PotstillError as error:
             raise translated(error) from error
 
-    def _check_model(self, name: str) -> None:
-        if name not in self._models:
-            message = f"there is no model {name!r}; there are {', '.join(self._models)}"
-            raise ApiError(404, message, code="model_not_found", param="model")
 
-    async def _student(self, request: Request, chat: ChatRequest) -> Response:
-        notes: Notes = request.state.notes
-        reply = Reply(notes.id, chat.model)
-        job = self._batcher.submit(queries(chat, self._limits))
-        try:
-            async with asyncio.timeout(self._limits.timeout_s) as limit:
-                pieces = job.pieces()
-                if not chat.stream:
-                    answers = await _unless_gone(request, _collect(pieces))
-                    _note(notes, usage_of(answers))
-                    choices = [(answer.text, answer.finish_reason) for answer in answers]
-                    return JSONResponse(reply.whole(choices, usage_of(answers)))
-                first = await _unless_gone(request, anext(pieces))
-        except BaseException:
-            job.cancel()
-            raise
-        events = self._events(job, pieces, first, chat, reply, notes, limit.when())
-        return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
-
-    async def _events(
-        self,
-        job: Job,
-        pieces: AsyncIterator[Piece],
-        first: Piece,
-        chat: ChatRequest,
-        reply: Reply,
-        notes: Notes,
-        deadline: float | None,
-    ) -> AsyncIterator[str]:
-        """The events of a stream; when the client leaves, the job is cancelled."""
-        answers: dict[int, StudentAnswer] = {}
-        try:
-            for index in range(len(job.queries)):
-                yield reply.chunk(index, {"role": "assistant", "content": ""})
-            piece: Piece | None = first
-            while piece is not None:
-                if piece.text:
-                    yield reply.chunk(piece.index, {"content": piece.text})
-                if piece.answer is not None:
-                    answers[piece.index] = piece.answer
-                    yield reply.chunk(piece.index, {}, piece.answer.finish_reason)
-                async with asyncio.timeout_at(deadline):
-                    piece = await anext(pieces, None)
-            tokens = usage_of(list(answers.values()))
-            _note(notes, tokens)
-            if chat.wants_usage:
-                yield reply.usage_chunk(tokens)
-            yield DONE
-        except TimeoutError:
-            yield event(ApiError(504, "the answer took too long", code="timeout").body)
-        except PotstillError as error:
-            yield event(translated(error).body)
-        finally:
-            job.cancel()
-
-    async def _hybrid(self, request: Request, chat: ChatRequest, router: HybridRouter) -> Response:
-        check_hybrid(chat)
-        if self._routing >= self._limits.max_queue:
-            raise QueueFullError
-        notes: Notes = request.state.notes
-        self._routing += 1
-        try:
-            async with asyncio.timeout(self._limits.timeout_s):
-                work = router.answer(chat.question, namespace=notes.namespace, history=chat.history)
-                routed = await _unless_gone(request, work)
-        finally:
-            self._routing -= 1
-        asked = sum(estimate_tokens(turn.message.content) for turn in chat.messages)
-        written = estimate_tokens(routed.text)
-        tokens = {"prompt_tokens": asked, "completion_tokens": written, "total_tokens": asked + written}
-        _note(notes, tokens)
-        extra = {"potstill": {**_route(routed.trace), "usage_estimated": True}}
-        reply = Reply(notes.id, chat.model)
-        if not chat.stream:
-            return JSONResponse(reply.whole([(routed.text, "stop")], tokens, extra))
-        events = [
-            reply.chunk(0, {"role": "assistant", "content": ""}),
-            reply.chunk(0, {"content": routed.text}),
-            reply.chunk(0, {}, "stop", extra),
-            *([reply.usage_chunk(tokens)] if chat.wants_usage else []),
-            DONE,
-        ]
-        return Response("".join(events), media_type="text/event-stream")
+def _noted(request: Request) -> Notes:
+    notes: Notes = request.state.notes
+    return notes
 
 
-def _route(trace: Trace) -> dict[str, Any]:
-    return {
-        "route": trace.route,
-        "reason": trace.reason,
-        "cost_usd": format(trace.cost_usd, "f"),
-        "entry_id": trace.entry_id,
-    }
+def _named(path: str, endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint, its route written down for the metrics, so that no client can make up names there."""
+
+    async def named(request: Request) -> Response:
+        _noted(request).path = path
+        return await endpoint(request)
+
+    return named
 
 
 def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "potstill"}
 
 
-def _note(notes: Notes, tokens: dict[str, int]) -> None:
-    notes.prompt_tokens = tokens["prompt_tokens"]
-    notes.completion_tokens = tokens["completion_tokens"]
-
-
-async def _collect(pieces: AsyncIterator[Piece]) -> list[StudentAnswer]:
-    """Whole answers, their text made of the same pieces that a stream carries."""
-    texts: dict[int, str] = {}
-    answers: dict[int, StudentAnswer] = {}
-    async for piece in pieces:
-        texts[piece.index] = texts.get(piece.index, "") + piece.text
-        if piece.answer is not None:
-            answers[piece.index] = piece.answer
-    return [answers[index].model_copy(update={"text": texts[index]}) for index in sorted(answers)]
-
-
-async def _body(request: Request, limit: int) -> bytes:
-    """The body, read no further than the limit; a chunked one has no length to check before."""
-    body = bytearray()
-    async with aclosing(request.stream()) as stream:
-        async for part in stream:
-            body += part
-            if len(body) > limit:
-                raise too_large(limit)
-    return bytes(body)
-
-
-async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """Await `work`, cancelling it as soon as the client goes away."""
-    task = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(request.receive())
-    try:
-        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ApiError(499, "the client went away", code="client_closed")
-        return await task
-    finally:
-        task.cancel()
-        leaving.cancel()
-
-
 async def _unknown_route(_request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    return error_response(ApiError(status, "no such endpoint or method", code="unknown_url"))
+    headers = error.headers if isinstance(error, HTTPException) else None
+    return error_response(ApiError(status, "no such endpoint or method", code="unknown_url", headers=headers))
 
 
 async def _refused(_request: Request, error: Exception) -> Response:

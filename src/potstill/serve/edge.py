@@ -1,41 +1,52 @@
-"""What happens to every request before and after its endpoint: id, Host, key, body size, errors, the request log."""
+"""What happens to every request before and after its endpoint: id, Host, key, rate, body size, errors, the log."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import ipaddress
 import json
 import logging
 import time
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from potstill.errors import BudgetError, KeyRefusedError, PotstillError, QuotaError, UsageError
-from potstill.serve.wire import ApiError
+from potstill.serve.access import Caller, Gate, Keys, Rates
+from potstill.serve.errors import ApiError, error_response, too_large
+from potstill.serve.metrics import Metrics
 
 log = logging.getLogger(__name__)
 OPEN_PATHS = ("/health", "/ready")
 """What answers without a key."""
+PAGE = "/"
+"""What a browser looks at; it may send the key as a password."""
+UNCOUNTED = (*OPEN_PATHS, PAGE, "/metrics")
+"""What no rate is kept of."""
 
 
 @dataclass
 class Notes:
-    """What the request log and the endpoints know of one request; never its text."""
+    """What the request log and the endpoints know of one request. `text` is kept only where `serve.log_text` says so."""
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    namespace: str | None = None
+    began: float = field(default_factory=time.monotonic)
+    caller: Caller = field(default_factory=lambda: Caller("local", None))
+    path: str = "other"
     model: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    route: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    text: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """Time since the request came."""
+        return time.monotonic() - self.began
 
 
 def is_loopback(host: str) -> bool:
@@ -46,14 +57,28 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+@dataclass(frozen=True)
+class Rules:
+    """What the edge holds requests to."""
+
+    host: str
+    keys: Keys
+    max_body_bytes: int
+    requests_per_minute: int | None
+    log_text: bool
+
+
 class Edge:
     """The outermost layer. On loopback the Host header must name this machine, against DNS rebinding."""
 
-    def __init__(self, app: ASGIApp, *, host: str, keys: Sequence[str], max_body_bytes: int, log_file: Path) -> None:
+    def __init__(self, app: ASGIApp, rules: Rules, metrics: Metrics, log_file: Path) -> None:
         self._app = app
-        self._hosts = {"localhost", "127.0.0.1", "[::1]", host} if is_loopback(host) else None
-        self._keys = [key.encode() for key in keys]
-        self._max_body_bytes = max_body_bytes
+        self._rules = rules
+        loopback = is_loopback(rules.host)
+        self._hosts = {"localhost", "127.0.0.1", "[::1]", rules.host} if loopback else None
+        self._gate = Gate(rules.keys, loopback=loopback)
+        self._rates = Rates(rules.requests_per_minute)
+        self._metrics = metrics
         self._log_file = log_file
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,7 +86,6 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began = time.monotonic()
         notes = Notes()
         scope.setdefault("state", {})["notes"] = notes
         status = 0
@@ -70,7 +94,9 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", notes.id.encode())]
+                own = {"x-request-id": notes.id, "x-content-type-options": "nosniff", **notes.headers}
+                extra = [(name.encode(), value.encode("latin-1", "replace")) for name, value in own.items()]
+                message["headers"] = [*message["headers"], *extra]
             await send(message)
 
         try:
@@ -83,39 +109,44 @@ class Edge:
             if not status:
                 await error_response(ApiError(500, "internal error", code="internal_error"))(scope, receive, answer)
         finally:
-            self._write(scope, notes, status, time.monotonic() - began)
+            self._metrics.request(notes.path, status, notes.seconds)
+            self._write(scope, notes, status)
 
     def _admit(self, scope: Scope, notes: Notes) -> None:
         headers = Headers(scope=scope)
         if self._hosts is not None and _host_of(headers.get("host", "")) not in self._hosts:
             raise ApiError(400, "the Host header does not name this server", code="invalid_host")
         length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > self._max_body_bytes:
-            raise too_large(self._max_body_bytes)
-        if not self._keys or scope["path"] in OPEN_PATHS:
+        if length.isdecimal() and int(length) > self._rules.max_body_bytes:
+            raise too_large(self._rules.max_body_bytes)
+        path = scope["path"]
+        if path in OPEN_PATHS:
             return
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        token = given.strip().encode("latin-1", "replace")
-        matches = [hmac.compare_digest(token, key) for key in self._keys]
-        if scheme.lower() != "bearer" or not any(matches):
-            raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key")
-        notes.namespace = f"key-{hashlib.sha256(token).hexdigest()[:32]}"
+        notes.caller = self._gate.admit(headers.get("authorization", ""), basic=path == PAGE)
+        if path not in UNCOUNTED:
+            notes.headers.update(self._rates.take(notes.caller.tenant, time.monotonic()))
 
-    def _write(self, scope: Scope, notes: Notes, status: int, latency_s: float) -> None:
-        """One line in one write, without the request's text."""
+    def _write(self, scope: Scope, notes: Notes, status: int) -> None:
+        """One line in one write; a disk that is full fails no request."""
         line: dict[str, Any] = {
             "at": datetime.now(UTC).isoformat(),
             "request_id": notes.id,
+            "tenant": notes.caller.tenant,
             "method": scope["method"],
             "path": scope["path"],
             "model": notes.model,
             "status": status,
             "prompt_tokens": notes.prompt_tokens,
             "completion_tokens": notes.completion_tokens,
-            "latency_s": round(latency_s, 4),
+            "route": notes.route,
+            "latency_s": round(notes.seconds, 4),
+            **(notes.text if self._rules.log_text else {}),
         }
-        with self._log_file.open("ab", buffering=0) as file:
-            file.write(json.dumps(line).encode() + b"\n")
+        try:
+            with self._log_file.open("ab", buffering=0) as file:
+                file.write(json.dumps(line).encode() + b"\n")
+        except OSError as error:
+            log.warning("the request log cannot be written: %s", error.strerror)
 
 
 def _host_of(header: str) -> str:
@@ -123,28 +154,3 @@ def _host_of(header: str) -> str:
     if header.startswith("["):
         return header.partition("]")[0] + "]"
     return header.partition(":")[0].lower()
-
-
-def too_large(limit: int) -> ApiError:
-    """The body is larger than may be."""
-    return ApiError(413, f"the body is larger than {limit} bytes", code="body_too_large")
-
-
-def error_response(error: ApiError) -> JSONResponse:
-    """The response to an error."""
-    headers = {} if error.retry_s is None else {"retry-after": str(error.retry_s)}
-    return JSONResponse(error.body, status_code=error.status, headers=headers)
-
-
-def translated(error: PotstillError) -> ApiError:
-    """What a client is told of an expected failure of the student, the router or the teacher."""
-    if isinstance(error, QuotaError):
-        wait = 60 if error.retry_at is None else (error.retry_at - datetime.now(UTC)).total_seconds()
-        return ApiError(429, error.message, code="quota_exhausted", retry_s=max(1, int(wait)))
-    if isinstance(error, BudgetError):
-        return ApiError(429, error.message, code="budget_exceeded")
-    if isinstance(error, KeyRefusedError):
-        return ApiError(502, "the teacher refused this server's key", code="teacher_key")
-    if isinstance(error, UsageError):
-        return ApiError(400, error.message, code="invalid_value")
-    return ApiError(502, error.message, code="teacher_error")

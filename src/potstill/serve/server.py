@@ -25,7 +25,7 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening socket; raises MachineError where the address cannot be had."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=128)
+        return socket.create_server(address[:2], family=family, backlog=1024)
     except OSError as error:
         message = f"cannot listen on {host}:{port}: {error.strerror}"
         raise MachineError(message, hint="choose another with --port; 0 takes any free one") from error
@@ -37,9 +37,21 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def raise_file_limit() -> None:
+    """Allow as many open connections as the system lets this user have; many systems begin with 1,024."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 async def run(app: Any, serve: ServeConfig, listener: socket.socket, on_ready: Callable[[], None]) -> bool:
     """Serve until SIGTERM or SIGINT, then drain. True where it was SIGINT."""
     import uvicorn
+
+    raise_file_limit()
 
     class Server(uvicorn.Server):
         @contextmanager

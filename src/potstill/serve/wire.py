@@ -1,112 +1,172 @@
-"""The wire: OpenAI's chat completions (platform.openai.com/docs/api-reference/chat), read strictly, written exactly."""
+"""What a request may ask for: OpenAI's API (platform.openai.com/docs/api-reference), read strictly.
+
+A parameter that is wrong, or that this server does not support, is refused with 400 and its name, never ignored.
+"""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from potstill.config import ServeLimits
 from potstill.records import Message
-from potstill.student.answers import StudentAnswer, StudentQuery
+from potstill.serve.errors import ApiError, bad_value
+from potstill.student.answers import StudentQuery
 
 HYBRID = "hybrid"
 """The model name of the router: cache, then student, then teacher."""
+ALL = "all"
+"""The model name under which every role answers, in one batch."""
 
-OWN_SAMPLING = ("max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop")
-"""What the hybrid router sets by itself, so that a request may not."""
-
-
-class ApiError(Exception):
-    """An answer other than 200, in OpenAI's shape."""
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        code: str | None = None,
-        param: str | None = None,
-        retry_s: int | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.code = code
-        self.param = param
-        self.retry_s = retry_s
-
-    @property
-    def body(self) -> dict[str, Any]:
-        """The JSON body."""
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"  # noqa: PLR2004  (HTTP's own line)
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+Stop = Annotated[str, Field(min_length=1, max_length=200)]
+Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+class Strict(BaseModel):
+    """Nothing converted, nothing unknown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
 
 
-class _TextPart(_Strict):
+class TextPart(Strict):
+    """A part of a message."""
+
     type: Literal["text"]
     text: str
 
 
-class _Turn(_Strict):
+class Turn(Strict):
+    """A message. `developer` counts as `system`."""
+
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[_TextPart], Field(min_length=1)]
+    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    name: str | None = Field(None, max_length=64)
     refusal: None = None
     tool_calls: None = None
 
     @property
     def message(self) -> Message:
+        """The message as the student reads it."""
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
         return Message(role="system" if self.role == "developer" else self.role, content=text)
 
 
-class _StreamOptions(_Strict):
+class StreamOptions(Strict):
+    """How a stream ends."""
+
     include_usage: bool = False
 
 
-class _TextFormat(_Strict):
+class TextFormat(Strict):
+    """Any text."""
+
     type: Literal["text"]
 
 
-Stop = Annotated[str, Field(min_length=1, max_length=200)]
+class JsonFormat(Strict):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
 
 
-class ChatRequest(_Strict):
-    """What a chat completion may ask for. A parameter that is not here, or not of this kind, is refused."""
+class NamedSchema(Strict):
+    """A JSON schema."""
+
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    description: str | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class SchemaFormat(Strict):
+    """JSON of a form."""
+
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+
+Format = Annotated[TextFormat | JsonFormat | SchemaFormat, Field(discriminator="type")]
+
+
+class Sampled(Strict):
+    """What chat completions and completions have in common."""
 
     model: str
-    messages: list[_Turn] = Field(min_length=1)
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
     n: int | None = Field(None, ge=1)
-    seed: int | None = Field(None, ge=0, lt=2**63)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     stream: bool | None = None
-    stream_options: _StreamOptions | None = None
-    response_format: _TextFormat | None = None
-    user: str | None = None
-    frequency_penalty: Literal[0] | None = None
-    presence_penalty: Literal[0] | None = None
-    logprobs: Literal[False] | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    logit_bias: Annotated[dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Bias], Field(max_length=300)] | None = None
+    user: str | None = Field(None, max_length=512)
 
     @model_validator(mode="after")
-    def _hangs_together(self) -> ChatRequest:
+    def _stream_options_need_stream(self) -> Sampled:
         if self.stream_options is not None and not self.stream:
             message = "stream_options needs stream"
             raise ValueError(message)
-        if self.messages[-1].role != "user":
-            message = "the last of messages must be the user's"
+        return self
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with its usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def answer_tokens(self) -> int | None:
+        """How long an answer may be, where the request says so."""
+        return self.max_tokens
+
+    def query(self, role: str, limits: ServeLimits, choice: int) -> StudentQuery:
+        """Choice number `choice` as a query, with a seed of its own; without a temperature it is greedy."""
+        asked = self.answer_tokens
+        return StudentQuery(
+            role=role,
+            max_new_tokens=limits.max_new_tokens if asked is None else asked,
+            temperature=0.0 if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            seed=None if self.seed is None else self.seed + choice,
+            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            frequency_penalty=self.frequency_penalty or 0.0,
+            presence_penalty=self.presence_penalty or 0.0,
+            logit_bias={int(token): bias for token, bias in (self.logit_bias or {}).items()},
+        )
+
+
+class ChatRequest(Sampled):
+    """A chat completion."""
+
+    messages: list[Turn] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    response_format: Format | None = None
+    metadata: dict[str, str] | None = None
+    store: Literal[False] | None = None
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> ChatRequest:
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            message = "give max_tokens or max_completion_tokens, not both"
+            raise ValueError(message)
+        if self.top_logprobs is not None and not self.logprobs:
+            message = "top_logprobs needs logprobs"
             raise ValueError(message)
         return self
+
+    @property
+    def answer_tokens(self) -> int | None:
+        """How long an answer may be, where the request says so."""
+        return self.max_completion_tokens if self.max_tokens is None else self.max_tokens
 
     @property
     def history(self) -> tuple[Message, ...]:
@@ -119,49 +179,135 @@ class ChatRequest(_Strict):
         return self.messages[-1].message.content
 
     @property
-    def wants_usage(self) -> bool:
-        """Whether a stream ends with its usage."""
-        return self.stream_options is not None and self.stream_options.include_usage
+    def schema_text(self) -> str | None:
+        """The JSON schema that an answer must fit; None where any text will do."""
+        if isinstance(self.response_format, SchemaFormat):
+            return json.dumps(self.response_format.json_schema.schema_)
+        return '{"type": "object"}' if isinstance(self.response_format, JsonFormat) else None
+
+    def queries(self, roles: Sequence[str], limits: ServeLimits) -> tuple[StudentQuery, ...]:
+        """One query for each role and choice."""
+        changes = {
+            "messages": tuple(turn.message for turn in self.messages),
+            "top_logprobs": (self.top_logprobs or 0) if self.logprobs else None,
+            "json_schema": self.schema_text,
+        }
+        made = (self.query(role, limits, choice) for role in roles for choice in range(self.n or 1))
+        return tuple(query.model_copy(update=changes) for query in made)
 
 
-def read_request(body: bytes, limits: ServeLimits) -> ChatRequest:
-    """Read a request body; raises ApiError (400) naming the parameter."""
+class CompletionRequest(Sampled):
+    """A bare text, or several, to be continued without a chat template."""
+
+    DEFAULT_TOKENS: ClassVar[int] = 16
+
+    prompt: str | Annotated[list[str], Field(min_length=1)]
+    logprobs: int | None = Field(None, ge=0, le=5)
+    best_of: Literal[1] | None = None
+    echo: Literal[False] | None = None
+
+    @property
+    def answer_tokens(self) -> int | None:
+        """OpenAI's own default is short."""
+        return self.DEFAULT_TOKENS if self.max_tokens is None else self.max_tokens
+
+    def queries(self, roles: Sequence[str], limits: ServeLimits) -> tuple[StudentQuery, ...]:
+        """One query for each prompt and choice."""
+        texts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+        return tuple(
+            self.query(role, limits, choice).model_copy(update={"text": text, "top_logprobs": self.logprobs})
+            for role in roles
+            for text in texts
+            for choice in range(self.n or 1)
+        )
+
+
+class EmbeddingRequest(Strict):
+    """Texts to vectors, by the cache's encoder."""
+
+    model: str
+    input: (
+        Annotated[str, Field(min_length=1)]
+        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=256)]
+    )
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = Field(None, ge=1)
+    user: str | None = Field(None, max_length=512)
+
+    @property
+    def texts(self) -> list[str]:
+        """What is to be encoded."""
+        return [self.input] if isinstance(self.input, str) else list(self.input)
+
+
+class RolesRequest(Strict):
+    """A student whose roles are to be served: a name, never a path."""
+
+    student: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+
+
+Asked = TypeVar("Asked", bound=Strict)
+
+
+def read_request(kind: type[Asked], body: bytes) -> Asked:
+    """Read a request body; raises ApiError (400) naming the parameter. A null is as good as nothing."""
     try:
         data = json.loads(body)
     except (ValueError, RecursionError) as error:
         message = "the body is not valid JSON"
         raise ApiError(400, message, code="invalid_json") from error
+    if isinstance(data, Mapping):
+        data = {name: value for name, value in data.items() if value is not None}
     try:
-        request = ChatRequest.model_validate(data)
+        return kind.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        param = ".".join(str(part) for part in first["loc"]) or None
-        unknown = first["type"] == "extra_forbidden"
-        problem = "this server does not support it" if unknown else first["msg"]
-        code = "unsupported_parameter" if unknown else "invalid_value"
-        raise ApiError(400, f"{param or 'request'}: {problem}", code=code, param=param) from error
-    _check_limits(request, limits)
-    return request
+        raise _refusal(kind, error) from error
+    except RecursionError as error:
+        raise ApiError(400, "the body is nested too deeply", code="invalid_json") from error
 
 
-def _check_limits(request: ChatRequest, limits: ServeLimits) -> None:
-    if request.max_tokens is not None and request.max_completion_tokens is not None:
-        raise ApiError(400, "give max_tokens or max_completion_tokens, not both", param="max_tokens")
-    bounds = {
-        "n": limits.max_batch,
-        "max_tokens": limits.max_new_tokens,
-        "max_completion_tokens": limits.max_new_tokens,
-    }
-    for name, bound in bounds.items():
-        value = getattr(request, name)
-        if value is not None and value > bound:
-            raise ApiError(400, f"{name}: at most {bound}", code="invalid_value", param=name)
+def _refusal(kind: type[Strict], error: ValidationError) -> ApiError:
+    first = error.errors(include_url=False, include_input=False)[0]
+    param = _param(kind, first["loc"])
+    if first["type"] == "extra_forbidden":
+        message = f"{param}: this server does not support it"
+        return ApiError(400, message, code="unsupported_parameter", param=param)
+    return ApiError(400, f"{param or 'request'}: {first['msg']}", code="invalid_value", param=param)
+
+
+def _param(kind: type[Strict], place: Sequence[str | int]) -> str | None:
+    """The parameter's name without pydantic's own names for the members of a union."""
+    if not place:
+        return None
+    names = [str(place[0])]
+    nested = {field.alias or name for model in (Turn, TextPart, NamedSchema, StreamOptions, SchemaFormat)
+              for name, field in model.model_fields.items()}  # fmt: skip
+    names += [str(part) for part in place[1:] if isinstance(part, int) or part in nested]
+    return ".".join(names) if place[0] in kind.model_fields else str(place[0])[:64]
+
+
+def check_limits(request: Sampled, count: int, limits: ServeLimits) -> None:
+    """Refuse what is more than the server's limits; raises ApiError (400)."""
+    if count > limits.max_batch:
+        raise bad_value(param="n", problem=f"{count} answers to one request; at most {limits.max_batch}")
+    for name in ("max_tokens", "max_completion_tokens"):
+        value = getattr(request, name, None)
+        if value is not None and value > limits.max_new_tokens:
+            raise bad_value(param=name, problem=f"at most {limits.max_new_tokens}")
+
+
+OWN_SAMPLING = (
+    "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop", "frequency_penalty",
+    "presence_penalty", "logit_bias", "logprobs", "top_logprobs", "response_format",
+)  # fmt: skip
+"""What the hybrid router sets by itself, so that a request may not."""
 
 
 def check_hybrid(request: ChatRequest) -> None:
     """Refuse what the router decides by itself; raises ApiError (400)."""
+    given = request.model_fields_set
     for name in OWN_SAMPLING:
-        if getattr(request, name) is not None:
+        if name in given and getattr(request, name) is not False:
             message = f"{name}: the model {HYBRID!r} sets it by its config"
             raise ApiError(400, message, code="unsupported_parameter", param=name)
     if request.n is not None and request.n > 1:
@@ -169,71 +315,5 @@ def check_hybrid(request: ChatRequest) -> None:
     if any(turn.message.role == "system" for turn in request.messages):
         message = f"messages: the model {HYBRID!r} has its roles' system prompts; a request brings none"
         raise ApiError(400, message, code="unsupported_value", param="messages")
-    if not request.question.strip():
-        raise ApiError(400, "messages: the question is empty", code="invalid_value", param="messages")
-
-
-def queries(request: ChatRequest, limits: ServeLimits) -> tuple[StudentQuery, ...]:
-    """`n` queries for the student, each with a seed of its own; without a temperature they are greedy."""
-    stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
-    asked = request.max_tokens if request.max_tokens is not None else request.max_completion_tokens
-    return tuple(
-        StudentQuery(
-            role=request.model,
-            messages=tuple(turn.message for turn in request.messages),
-            max_new_tokens=limits.max_new_tokens if asked is None else asked,
-            temperature=0.0 if request.temperature is None else request.temperature,
-            top_p=1.0 if request.top_p is None else request.top_p,
-            seed=None if request.seed is None else request.seed + number,
-            stop=stop,
-        )
-        for number in range(request.n or 1)
-    )
-
-
-def usage(answers: list[StudentAnswer]) -> dict[str, int]:
-    """Tokens of one request: its prompt once, all its completions."""
-    prompt = answers[0].prompt_tokens
-    completion = sum(answer.completion_tokens for answer in answers)
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-
-
-class Reply:
-    """Builds the answer to one request: whole, or as chunks that share its id."""
-
-    def __init__(self, request_id: str, model: str) -> None:
-        self._head = {"id": f"chatcmpl-{request_id}", "created": int(time.time()), "model": model}
-
-    def whole(
-        self, choices: Sequence[tuple[str, str]], tokens: Mapping[str, int], extra: Mapping[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """A chat.completion; `choices` are (text, finish reason)."""
-        made = [
-            {
-                "index": index,
-                "message": {"role": "assistant", "content": text},
-                "finish_reason": reason,
-                "logprobs": None,
-            }
-            for index, (text, reason) in enumerate(choices)
-        ]
-        return {**self._head, "object": "chat.completion", "choices": made, "usage": dict(tokens), **(extra or {})}
-
-    def chunk(
-        self, index: int, delta: Mapping[str, str], reason: str | None = None, extra: Mapping[str, Any] | None = None
-    ) -> str:
-        """One event of a stream."""
-        choice = {"index": index, "delta": dict(delta), "finish_reason": reason, "logprobs": None}
-        return event({**self._head, "object": "chat.completion.chunk", "choices": [choice], **(extra or {})})
-
-    def usage_chunk(self, tokens: Mapping[str, int]) -> str:
-        """The event that `include_usage` asks for: no choices."""
-        return event({**self._head, "object": "chat.completion.chunk", "choices": [], "usage": dict(tokens)})
-
-
-def event(data: Mapping[str, Any]) -> str:
-    """One server-sent event."""
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
-
-
-DONE = "data: [DONE]\n\n"
+    if request.messages[-1].role != "user" or not request.question.strip():
+        raise bad_value(param="messages", problem="the last one must be the user's question")

@@ -89,7 +89,7 @@ class Row:
     finish_reason: str | None = None
 
     def __post_init__(self) -> None:
-        self._draw = random.Random(self.query.seed)  # noqa: S311  (sampling, no secret)
+        self._draw = random.Random(None if self.query.seed is None else str(self.query.seed))  # noqa: S311  (sampling, no secret)
         self._stream = self.voice.stream()
 
     @property

@@ -65,7 +65,7 @@ class LocalStudent:
     def __init__(self, persona: Persona, model: Any, tokenizer: Any, fingerprint: str) -> None:
         """Serve a base as it is; `take` adds the roles of a trained student."""
         self.name = persona.name
-        self._base = fingerprint
+        self.base_sha = fingerprint
         self._model = model.eval()
         pack(model)
         self._tokenizer = tokenizer
@@ -84,7 +84,7 @@ class LocalStudent:
     def fingerprint(self) -> str:
         """A hash of everything that changes its answers: base, and each role's prompt, adapter and template."""
         roles = [[name, role.system, role.source] for name, role in self._roles.items()]
-        return content_id([self._base, roles])
+        return content_id([self.base_sha, roles])
 
     @property
     def prefix_hits(self) -> int:

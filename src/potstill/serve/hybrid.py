@@ -1,0 +1,193 @@
+"""The model `hybrid`: the router (cache, then student, then teacher) behind the same API."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Protocol
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from potstill.config import ServeLimits
+from potstill.pricing.tokens import estimate_tokens
+from potstill.records import Message, Trace
+from potstill.serve.edge import Notes
+from potstill.serve.errors import ApiError
+from potstill.serve.intake import unless_gone
+from potstill.serve.metrics import Metrics
+from potstill.serve.replies import DONE, ChatReply, Choice
+from potstill.serve.wire import HYBRID, ChatRequest, check_hybrid
+from potstill.serve.worker import QueueFullError
+
+
+class RoutedAnswer(Protocol):
+    """What the router gives back."""
+
+    @property
+    def text(self) -> str:
+        """The answer."""
+
+    @property
+    def trace(self) -> Trace:
+        """The path it took."""
+
+
+class HybridRouter(Protocol):
+    """The router behind the model `hybrid`."""
+
+    async def answer(
+        self,
+        question: str,
+        *,
+        namespace: str | None = None,
+        history: Sequence[Message] = (),
+        read_cache: bool = True,
+        store: bool = True,
+    ) -> RoutedAnswer:
+        """Answer one question in its conversation."""
+
+
+class OpenRouter(Protocol):
+    """Opens a router over what is served now."""
+
+    def __call__(self) -> AbstractAsyncContextManager[HybridRouter]:
+        """A fresh router."""
+
+
+class Routers:
+    """The router in use. After a change of roles a fresh one takes over; the old one ends with its last request."""
+
+    def __init__(self, open_router: OpenRouter) -> None:
+        self._open_router = open_router
+        self._current: tuple[HybridRouter, list[int], asyncio.Event] | None = None
+        self._holders: set[asyncio.Task[None]] = set()
+
+    async def renew(self) -> None:
+        """Open a router, and let the one before it end; raises what opening raises."""
+        opened: asyncio.Future[HybridRouter] = asyncio.get_running_loop().create_future()
+        users, done = [0], asyncio.Event()
+        task = asyncio.create_task(self._hold(opened, done))
+        self._holders.add(task)
+        task.add_done_callback(self._holders.discard)
+        router = await opened
+        before, self._current = self._current, (router, users, done)
+        if before is not None and not before[1][0]:
+            before[2].set()
+
+    async def close(self) -> None:
+        """End all routers."""
+        if self._current is not None:
+            self._current[2].set()
+        await asyncio.gather(*self._holders)
+
+    @asynccontextmanager
+    async def use(self) -> AsyncIterator[HybridRouter]:
+        """The router in use, kept open until it has answered."""
+        assert self._current is not None
+        mine = self._current
+        mine[1][0] += 1
+        try:
+            yield mine[0]
+        finally:
+            mine[1][0] -= 1
+            if mine is not self._current and not mine[1][0]:
+                mine[2].set()
+
+    async def _hold(self, opened: asyncio.Future[HybridRouter], done: asyncio.Event) -> None:
+        """Open and close a router in one task, as its context asks for."""
+        try:
+            async with self._open_router() as router:
+                opened.set_result(router)
+                await done.wait()
+        except Exception as error:
+            if opened.done():
+                raise
+            opened.set_exception(error)
+
+
+class Hybrid:
+    """Answers by the router."""
+
+    def __init__(self, routers: Routers, limits: ServeLimits, metrics: Metrics) -> None:
+        self._routers = routers
+        self._limits = limits
+        self._metrics = metrics
+        self._routing = 0
+
+    async def answer(self, request: Request, asked: ChatRequest) -> Response:
+        """Answer a request; raises ApiError, QueueFullError, TimeoutError or what the router raises."""
+        check_hybrid(asked)
+        tokens = sum(estimate_tokens(turn.message.content) for turn in asked.messages)
+        if tokens > self._limits.max_prompt_tokens:
+            message = f"the prompt is about {tokens} tokens, at most {self._limits.max_prompt_tokens} are allowed"
+            raise ApiError(400, message, code="context_length_exceeded", param="messages")
+        if self._routing >= self._limits.max_queue:
+            raise QueueFullError
+        notes: Notes = request.state.notes
+        notes.text = {"asked": asked.model_dump(mode="json", by_alias=True, exclude_unset=True)}
+        self._routing += 1
+        try:
+            async with asyncio.timeout(self._limits.timeout_s), self._routers.use() as router:
+                more = cache_wishes(request.headers.get("x-potstill-cache", ""))
+                work = router.answer(asked.question, namespace=notes.caller.tenant, history=asked.history, **more)
+                routed = await unless_gone(request, work)
+        finally:
+            self._routing -= 1
+        return self._respond(notes, asked, routed, tokens)
+
+    def _respond(self, notes: Notes, asked: ChatRequest, routed: RoutedAnswer, prompt_tokens: int) -> Response:
+        trace, written = routed.trace, estimate_tokens(routed.text)
+        notes.prompt_tokens, notes.completion_tokens, notes.route = prompt_tokens, written, trace.route
+        notes.text["answers"] = [routed.text]
+        notes.headers |= route_headers(trace)
+        self._metrics.answered(HYBRID, prompt_tokens, written)
+        self._metrics.routed(trace.route, trace.cost_usd, trace.baseline_usd)
+        self._metrics.first_token(HYBRID, notes.seconds)
+        usage = {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": written,
+            "total_tokens": prompt_tokens + written,
+        }
+        extra = {"potstill": {**_route(trace), "usage_estimated": True}}
+        reply = ChatReply(notes.id, asked.model, f"fp_{trace.id[:16]}", usage=asked.wants_usage, logprobs=False)
+        if not asked.stream:
+            return JSONResponse(reply.whole([Choice(routed.text, "stop")], usage, extra))
+        events = [
+            reply.opening(0, {}),
+            *(reply.chunk(0, line, ()) for line in routed.text.splitlines(keepends=True)),
+            reply.last(0, "stop", extra),
+            *([reply.usage(usage)] if asked.wants_usage else []),
+            DONE,
+        ]
+        return Response("".join(events), media_type="text/event-stream", headers={"cache-control": "no-cache"})
+
+
+def cache_wishes(header: str) -> dict[str, bool]:
+    """`x-potstill-cache`: `no-cache` asks anew, `no-store` keeps nothing; raises ApiError for anything else."""
+    wishes = {part.strip().lower() for part in header.split(",") if part.strip()}
+    if unknown := wishes - {"no-cache", "no-store"}:
+        message = f"x-potstill-cache: no-cache and no-store are known, not {min(unknown)[:40]!r}"
+        raise ApiError(400, message, code="invalid_value", param="x-potstill-cache")
+    return {name: False for name, wish in (("read_cache", "no-cache"), ("store", "no-store")) if wish in wishes}
+
+
+def route_headers(trace: Trace) -> dict[str, str]:
+    """Path, cost and trace id, for clients that read no body."""
+    return {
+        "x-potstill-route": trace.route,
+        "x-potstill-cost-usd": format(trace.cost_usd, "f"),
+        "x-potstill-trace": trace.id,
+        **({"x-potstill-entry": trace.entry_id} if trace.entry_id else {}),
+    }
+
+
+def _route(trace: Trace) -> dict[str, Any]:
+    return {
+        "route": trace.route,
+        "reason": trace.reason,
+        "cost_usd": format(trace.cost_usd, "f"),
+        "trace_id": trace.id,
+        "entry_id": trace.entry_id,
+    }
