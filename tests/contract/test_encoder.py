@@ -150,3 +150,54 @@ def test_unknown_folder_is_a_clear_error(tmp_path: Path) -> None:
     """A folder without a model is a MachineError that names it."""
     with pytest.raises(MachineError, match="cannot be loaded"):
         load_encoder(str(tmp_path), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def multilingual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model of the kind that multilingual encoders are (XLM-RoBERTa), with random weights."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import XLMRobertaConfig, XLMRobertaModel
+
+    folder = tmp_path_factory.mktemp("multilingual")
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    words = {word: place for place, word in enumerate([*special, *["how", "much", "memory", "多", "少", "記", "憶", "體", "?"]])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = XLMRobertaConfig(vocab_size=len(words), max_position_embeddings=66, pad_token_id=1, **shape)
+    XLMRobertaModel(config, add_pooling_layer=False).save_pretrained(folder)
+    (folder / "1_Pooling").mkdir()
+    kinds = ["Transformer", "Pooling", "Normalize"]
+    files = {
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "unk_token": "<unk>",
+            "pad_token": "<pad>",
+            "bos_token": "<s>",
+            "eos_token": "</s>",
+        },
+        "sentence_bert_config.json": {"max_seq_length": 64, "do_lower_case": False},
+        "1_Pooling/config.json": {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True},
+        "modules.json": [
+            {"idx": place, "name": str(place), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for place, (kind, path) in enumerate(zip(kinds, ["", "1_Pooling", "2_Normalize"], strict=True))
+        ],
+    }
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+def test_multilingual_kind_gives_the_same_vectors(multilingual: Path, tmp_path: Path) -> None:
+    """XLM-RoBERTa counts positions from behind its padding token: the graph does as sentence-transformers does."""
+    found = load_encoder(str(multilingual), tmp_path)
+    assert isinstance(found, OnnxEncoder)
+    texts = ["how much memory ?", "多 少 記 憶 體 ?", "memory"]
+    for one, other in zip(found.encode(texts), SentenceEncoder("x", multilingual).encode(texts), strict=True):
+        assert one == pytest.approx(other, abs=2e-6)
+    assert found.unreadable("多 少 記 憶 體 ?") is None
+    assert "does not know" in str(found.unreadable("unheard of words"))
