@@ -161,7 +161,10 @@ def multilingual(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("multilingual")
     special = ["<s>", "<pad>", "</s>", "<unk>"]
-    words = {word: place for place, word in enumerate([*special, *["how", "much", "memory", "多", "少", "記", "憶", "體", "?"]])}
+    words = {
+        word: place
+        for place, word in enumerate([*special, *["how", "much", "memory", "多", "少", "記", "憶", "體", "?"]])
+    }
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])

@@ -16,6 +16,8 @@ SAFE_COSINE = 0.95
 of that in truth), where the source design's 0.85 has 23 %."""
 GROWN = 2
 """A cache this many times as large as at its calibration says that it should be calibrated anew."""
+SMALL = 1000
+"""A cache below this is not yet said to have grown: of 500 entries hardly one is near an unrelated question."""
 AUDITED = ("audit", "shadow")
 """Where verdicts come from that do not pick wrong hits, as feedback does."""
 
@@ -104,7 +106,7 @@ def _calibrated(max_wrong_rate: float, calibration: Calibration, judged: Sequenc
     if lower_bound(wrong, len(audited), LEVEL) > max_wrong_rate:
         return Off(f"{wrong} of {len(audited)} audited hits were wrong, more than {max_wrong_rate:.1%}: calibrate anew")
     says = f"at most {calibration.upper:.1%} wrong by calibration"
-    if entries > GROWN * max(1, calibration.entries):
+    if entries > GROWN * max(SMALL, calibration.entries):
         says += f" with {calibration.entries} entries, now {entries}: calibrate anew"
     verifier = calibration.verifier if calibration.signal == "verifier" else None
     return Rule(calibration.threshold, says, verifier)
