@@ -152,8 +152,9 @@ def prompt_files(config: Config) -> PromptFiles:
     generate = config.generate
     grown = Workspace(Path(config.workspace)).grown
     grows = bool(generate.grow.target or generate.documents.files)
-    files = [*generate.prompts, *([str(grown)] if grows and grown.is_file() else [])]
-    return PromptFiles(files, may_be_none=generate.from_traces)
+    has_grown = grows and grown.is_file() and grown.stat().st_size > 0
+    files = [*generate.prompts, *([str(grown)] if has_grown else [])]
+    return PromptFiles(files, may_be_none=generate.from_traces or bool(generate.documents.files))
 
 
 def load_prompts(files: Sequence[str]) -> tuple[Prompt, ...]:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from potstill.cli.generate_view import document_of, followed, plan_document, plan_text, text_of
+from potstill.cli.generate_view import (
+    document_of,
+    followed,
+    plan_document,
+    plan_text,
+    steps_document,
+    steps_text,
+    text_of,
+)
 from potstill.cli.session import Session, with_session
 from potstill.errors import BudgetError, PartialError, PotstillError, UsageError
 
@@ -115,14 +123,21 @@ def _show_plan(session: Session) -> None:
     """What would be sent, and what it can cost; needs no key, sends and writes nothing."""
     from potstill.generate.forecast import forecast
     from potstill.generate.run import load_plan
+    from potstill.generate.steps import steps
 
     plan = load_plan(session.config)
     found = forecast(plan, session.workspace)
-    document = {**plan_document(found), "exit_code": BudgetError.exit_code if found.over_budget else 0}
+    around = steps(plan)
+    text = "\n".join([plan_text(session, plan, found), *steps_text(plan, around)])
+    document = {
+        **plan_document(found),
+        "steps": steps_document(around),
+        "exit_code": BudgetError.exit_code if found.over_budget else 0,
+    }
     if session.dry_run:
-        session.show_plan(document, plan_text(session, plan, found))
+        session.show_plan(document, text)
     else:
-        session.show({"plan": True, **document}, plan_text(session, plan, found))
+        session.show({"plan": True, **document}, text)
     if found.over_budget:
         message = f"the run is likely to cost up to ${found.likely_usd:f}, and the budget has ${found.left_usd:f} left"
         session.complain(BudgetError(message, hint="raise budget.max_usd / --max-cost, or ask for less"))

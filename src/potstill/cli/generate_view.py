@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from potstill.generate.forecast import Forecast, Quote
     from potstill.generate.plan import Plan
     from potstill.generate.run import Outcome
+    from potstill.generate.steps import Step
 
 PLAIN_EVERY_S = 5.0
 EVENT_EVERY_S = 1.0
@@ -116,6 +117,21 @@ def plan_text(session: Session, plan: Plan, found: Forecast) -> str:
     if found.left_usd is not None:
         lines.append(f"budget left: ${found.left_usd:f}; the run stops before it would be passed")
     return "\n".join(lines)
+
+
+def steps_document(steps: tuple[Step, ...]) -> list[dict[str, Any]]:
+    """The paid steps around a plan as JSON."""
+    return [{"step": step.name, "requests": step.requests, "worst_usd": format(step.worst_usd, "f")} for step in steps]
+
+
+def steps_text(plan: Plan, steps: tuple[Step, ...]) -> list[str]:
+    """The same for a reader: they come on top of the plan, and a second run pays for none of them again."""
+    from potstill.generate.steps import cells_to_grow
+
+    lines = [f"besides, {step.name}: about {step.requests} requests, at worst ${step.worst_usd:.4f}" for step in steps]
+    if added := cells_to_grow(plan.config, len(plan.roles)):
+        lines.append(f"new prompts add up to {added} answers; what has not grown yet is not in the figures above")
+    return lines
 
 
 @contextmanager
