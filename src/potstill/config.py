@@ -279,6 +279,20 @@ class JudgeSettings(Section):
     )
 
 
+class SoftTargets(Section):
+    """A local teacher whose probabilities are learned too (arXiv 1503.02531)."""
+
+    teacher: str | None = Field(
+        None, description="Hugging Face model of the student's own vocabulary, hub name or folder; null: none."
+    )
+    revision: str | None = Field(None, description="Hub revision of that teacher.")
+    temperature: float = Field(2.0, gt=0, le=100, description="Softens both sides' probabilities.")
+    weight: float = Field(0.5, gt=0, le=1, description="Share of the soft loss; the rest is on the dataset's tokens.")
+    divergence: Literal["forward", "reverse", "jsd"] = Field(
+        "forward", description="KL of teacher to student, of student to teacher, or Jensen-Shannon."
+    )
+
+
 class DistillConfig(Section):
     """dataset -> LoRA student -> verdict."""
 
@@ -298,6 +312,7 @@ class DistillConfig(Section):
         description="Recompute activations to save memory; auto: once memory runs out, before batches are split.",
     )
     compile: bool = Field(False, description="torch.compile each layer: minutes at the start, worth it on long runs.")
+    soft_targets: SoftTargets = Field(SoftTargets(), description="Learning from a local teacher's probabilities.")
     eval_steps: int | None = Field(None, ge=1, description="Steps between evaluations; null: once an epoch.")
     early_stopping: int | None = Field(
         None, ge=1, description="Stop after so many evaluations without a better loss and keep the best. null: never."

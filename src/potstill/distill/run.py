@@ -15,10 +15,12 @@ from potstill.config import Config, Secrets, StudentConfig
 from potstill.distill.asking import answers, likelihood
 from potstill.distill.card import card
 from potstill.distill.data import Data, Rows, encode, read_data
+from potstill.distill.engine import cross_entropy
 from potstill.distill.judge import Case, Evidence, own_agreement, verdict
 from potstill.distill.processes import is_first_process, leave_group
 from potstill.distill.progress import Follow
 from potstill.distill.report import page, plot_loss
+from potstill.distill.soft_targets import soft_objective
 from potstill.distill.train import Job, train
 from potstill.errors import KeyRefusedError
 from potstill.records import Sample, Verdict, content_id, text_sha
@@ -76,7 +78,8 @@ def distill(
 ) -> Distilled | None:
     """Train and judge a student; one that is finished under the same plan is left as it is.
 
-    None in the further processes of a launcher, which only help with training. `secrets` holds the teacher's key, needed only where `distill.judge.max_usd` lets the teacher judge.
+    None in the further processes of a launcher, which only help with training. `secrets` holds the teacher's key,
+    needed only where `distill.judge.max_usd` lets the teacher judge.
     """
     files = workspace.student(config.distill.name)
     prepared = prepare(config, workspace)
@@ -156,13 +159,15 @@ def _train_all(config: Config, files: StudentFiles, prepared: Prepared, follow: 
 
 
 def _jobs(config: Config, files: StudentFiles, prepared: Prepared) -> Iterator[Job]:
-    plan_id = prepared.plan_id
+    plan_id, soft = prepared.plan_id, config.distill.soft_targets
+    objective = cross_entropy if soft.teacher is None else soft_objective(config.student, soft)
     if config.distill.adapters == "shared":
-        yield Job(config.distill, prepared.train, prepared.validation, files.checkpoints, files.adapter, plan_id)
+        rows = prepared.train, prepared.validation
+        yield Job(config.distill, *rows, files.checkpoints, files.adapter, plan_id, objective)
         return
     for role in prepared.data.roles:
         folder, adapter = files.checkpoints / role.name, files.role_adapter(role.name)
-        yield Job(config.distill, *_rows_of(role.name, config, prepared), folder, adapter, plan_id)
+        yield Job(config.distill, *_rows_of(role.name, config, prepared), folder, adapter, plan_id, objective)
 
 
 def _rows_of(role: str, config: Config, prepared: Prepared) -> tuple[Rows, Rows]:
