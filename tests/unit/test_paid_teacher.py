@@ -88,6 +88,21 @@ async def test_a_billed_empty_reply_costs_and_ends_as_failed(tmp_path: Path) -> 
         assert teacher.stored(request("a")) is None
 
 
+async def test_other_failures_use_up_no_try_at_an_empty_reply(tmp_path: Path) -> None:
+    """After two overloads an empty reply is still asked again twice."""
+    script = [overload(), overload(), reply_200(""), reply_200(""), reply_200("yes")]
+    async with paying(tmp_path, ScriptedTransport(script), max_attempts=9) as teacher:
+        assert (await teacher.ask(request("a"))).text == "yes"
+
+
+async def test_a_reply_that_counts_nothing_costs_what_was_reserved(tmp_path: Path) -> None:
+    """An answer without usage is kept, at the worst case and not for nothing."""
+    uncounted = reply_200("yes", input_tokens=0, output_tokens=0)
+    async with paying(tmp_path, ScriptedTransport([uncounted])) as teacher:
+        answer = await teacher.ask(request("a"))
+        assert answer.cost_usd == teacher.ledger.spent() > Decimal("0.001")
+
+
 @pytest.mark.parametrize("reason", ["SAFETY", "RECITATION", "MAX_TOKENS"])
 async def test_a_final_reply_is_never_repeated(tmp_path: Path, reason: str) -> None:
     """A refusal and an answer without text at the token limit are kept and stored: one call, now and later."""
@@ -120,6 +135,18 @@ async def test_limits_are_learned_and_kept(tmp_path: Path) -> None:
         await asyncio.gather(*(teacher.ask(request(str(number))) for number in range(8)))
         assert loop.time() - started >= 0.3  # ten a second, but for those that may catch up
     assert len(transport.sent) == 10
+
+
+async def test_two_openers_of_one_ledger_share_its_limits(tmp_path: Path) -> None:
+    """As two processes do: together they keep to the requests a minute, and each gets its answers."""
+    transport = ScriptedTransport([reply_200("yes")])
+    async with paying(tmp_path, transport, rpm=600) as one, paying(tmp_path, transport, rpm=600) as other:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        asked = [teacher.ask(request(f"{name}{n}")) for n in range(8) for name, teacher in (("a", one), ("b", other))]
+        await asyncio.gather(*asked)
+        assert loop.time() - started >= 1.1  # ten a second for both, but for the few that may catch up
+    assert len(transport.sent) == 16
 
 
 async def test_overload_is_retried_and_given_up(tmp_path: Path) -> None:

@@ -180,19 +180,19 @@ def reply(text: str, finish_reason: str) -> Reply:
 )
 def test_a_refusal_and_a_spent_limit_are_never_repeated(reason: str) -> None:
     """The same request would end, and be billed, the same way: it is kept with its finish reason, text or not."""
-    assert after_reply(reply("", reason), 1, 5, 0.5) == Keep()
+    assert after_reply(reply("", reason), 0, 0.5) == Keep()
 
 
 @pytest.mark.parametrize("reason", ["STOP", "OTHER", "MISSING", "A_REASON_OF_NEXT_YEAR"])
 def test_an_empty_reply_is_asked_again_twice(reason: str) -> None:
     """STOP without text, and reasons without a meaning here, get two more tries and are then listed as failed."""
-    assert isinstance(after_reply(reply(" ", reason), 1, 5, 0.5), Retry)
-    assert isinstance(after_reply(reply("", reason), 2, 5, 0.5), Retry)
-    assert isinstance(after_reply(reply("", reason), 3, 5, 0.5), GiveUp)
-    assert after_reply(reply("text", reason), 1, 5, 0.5) == Keep()
+    assert isinstance(after_reply(reply(" ", reason), 0, 0.5), Retry)
+    assert isinstance(after_reply(reply("", reason), 1, 0.5), Retry)
+    assert isinstance(after_reply(reply("", reason), 2, 0.5), GiveUp)
+    assert after_reply(reply("text", reason), 2, 0.5) == Keep()
 
 
 def test_an_unreadable_reply_is_asked_again() -> None:
     """A body that was cut off gets two more tries."""
-    assert isinstance(after_reply(None, 1, 5, 0.5), Retry)
-    assert after_reply(None, 3, 5, 0.5) == GiveUp("unreadable", "unreadable reply, 3 attempts")
+    assert isinstance(after_reply(None, 0, 0.5), Retry)
+    assert after_reply(None, 2, 0.5) == GiveUp("unreadable", "unreadable reply, 3 times")

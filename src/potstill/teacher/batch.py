@@ -216,7 +216,7 @@ class Batcher:
         priced = priced_reply(self._accounts.book, reply, self._teacher.model, "batch")
         settlement = Settlement(raw, reply.usage, priced.usd, priced.price_id, 0.0)
         result.usd += priced.usd
-        if isinstance(after_reply(reply, 1, 1, 0.0), Keep):
+        if isinstance(after_reply(reply, 0, 0.0), Keep):
             result.answered += 1
             await self.ledger.settle(attempt, settlement)
         else:

@@ -12,7 +12,7 @@ from http import HTTPStatus
 
 from potstill.config import TeacherConfig
 from potstill.errors import TeacherError, UnknownModelError
-from potstill.ledger import Intent, Ledger, Settlement, to_pico
+from potstill.ledger import Intent, Ledger, Settlement, from_pico, to_pico
 from potstill.pricing.book import PriceBook, Priced
 from potstill.records import Usage
 from potstill.teacher.calls import Answer, TeacherRequest
@@ -35,6 +35,15 @@ class Accounts:
     ledger: Ledger
     book: PriceBook
     command: str
+
+
+@dataclass
+class Tries:
+    """What has become of one request so far: attempts, overloads among them, and replies of no use."""
+
+    attempt: int = 0
+    sheds: int = 0
+    empty: int = 0
 
 
 class PaidTeacher:
@@ -78,21 +87,22 @@ class PaidTeacher:
         self._line.stop()
 
     async def _pay(self, request: TeacherRequest) -> Answer:
-        attempt, sheds = 1, 0
+        tries = Tries()
         while True:
-            decision, answer = await self._attempt(self._with_service(request, sheds), attempt)
+            tries.attempt += 1
+            decision, answer = await self._attempt(self._with_service(request, tries.sheds), tries)
             match decision:
                 case Keep() if answer is not None:
                     return answer
-                case Retry(after_s, _, pause_all, overload):
-                    sheds += overload
+                case Retry(after_s, _, pause_all, overload, empty):
+                    tries.sheds += overload
+                    tries.empty += empty
                     if not pause_all:
                         await self._line.rest(after_s)
                 case GiveUp(reason, detail):
                     raise TeacherError(detail, reason=reason)
                 case Stop(_, error):
                     raise error
-            attempt += 1
 
     def _with_service(self, request: TeacherRequest, sheds: int) -> TeacherRequest:
         """Flex sheds load; what it has shed often enough goes at the standard price."""
@@ -101,7 +111,7 @@ class PaidTeacher:
             service = "standard"
         return request if request.service == service else request.model_copy(update={"service": service})
 
-    async def _attempt(self, request: TeacherRequest, attempt: int) -> tuple[Decision, Answer | None]:
+    async def _attempt(self, request: TeacherRequest, tries: Tries) -> tuple[Decision, Answer | None]:
         guess = request.input_tokens
         intent = self._intent(request, guess)
         entry = await self._line.enter(intent, guess)
@@ -110,21 +120,23 @@ class PaidTeacher:
             received = await self._transport.send(request)
             latency_s = time.time() - started
             if received.status == HTTPStatus.OK:
-                return await self._settle(request, entry, received.body, latency_s, attempt)
-            return await self._record_failure(entry, received, started, attempt), None
+                return await self._settle(request, entry, received.body, latency_s, tries)
+            return await self._record_failure(entry, received, started, tries.attempt), None
         finally:
             self._line.leave()
 
     async def _settle(
-        self, request: TeacherRequest, entry: Entry, body: str, latency_s: float, attempt: int
+        self, request: TeacherRequest, entry: Entry, body: str, latency_s: float, tries: Tries
     ) -> tuple[Decision, Answer | None]:
         """Write down a reply with status 200: an answer, or one that was billed for nothing."""
         reply = parse_reply(body)
-        decision = after_reply(reply, attempt, self._teacher.max_attempts, random.random())  # noqa: S311  (jitter)
+        decision = after_reply(reply, tries.empty, random.random())  # noqa: S311  (jitter)
         if reply is None:
             await self.ledger.lose(entry.ticket.attempt, "unreadable reply")
             return decision, None
         priced = priced_reply(self._accounts.book, reply, request.model, request.service or self._teacher.service)
+        if reply.usage == Usage():  # a reply that counts nothing was not free: what was reserved is taken as spent
+            priced = Priced(usd=from_pico(entry.need.worst_pico), price_id="worst case: no usage in the reply")
         settlement = Settlement(body, reply.usage, priced.usd, priced.price_id, latency_s)
         change = self._line.settlement(entry, reply.usage.input_tokens, to_pico(priced.usd))
         self._line.throttle.succeeded()

@@ -31,13 +31,15 @@ ADVISED_ATTEMPTS = 50
 class Retry:
     """Send the same request again after `after_s`.
 
-    `pause_all`: every request should wait so long; `overload`: fewer should be in flight.
+    `pause_all`: every request should wait so long; `overload`: fewer should be in flight; `empty`: a reply came, and
+    was of no use.
     """
 
     after_s: float
     reason: str
     pause_all: bool = False
     overload: bool = False
+    empty: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,8 @@ def after_failure(
     return Retry(backoff_s, reason, overload=overload)
 
 
-def after_reply(reply: Reply | None, attempt: int, max_attempts: int, jitter: float) -> Keep | Retry | GiveUp:
-    """Decide on a reply with status 200; None is one that could not be read.
+def after_reply(reply: Reply | None, empty: int, jitter: float) -> Keep | Retry | GiveUp:
+    """Decide on a reply with status 200, after `empty` earlier ones without use; None is one that could not be read.
 
     Text is kept whatever the finish reason, which stands beside it. Without text, a refusal or a spent token limit is
     kept too: the same request would end, and be billed, the same way. Anything else without text is asked again.
@@ -105,9 +107,9 @@ def after_reply(reply: Reply | None, attempt: int, max_attempts: int, jitter: fl
     if reply is not None and (reply.text.strip() or reply.finish_reason in FINAL):
         return Keep()
     reason = "unreadable reply" if reply is None else f"empty reply ({reply.finish_reason})"
-    if attempt >= min(max_attempts, 1 + EMPTY_RETRIES):
-        return GiveUp("unreadable" if reply is None else "empty", f"{reason}, {attempt} attempts")
-    return Retry(BACKOFF_S * (0.5 + jitter), reason)
+    if empty >= EMPTY_RETRIES:
+        return GiveUp("unreadable" if reply is None else "empty", f"{reason}, {empty + 1} times")
+    return Retry(BACKOFF_S * (0.5 + jitter), reason, empty=True)
 
 
 def learned_limits(body: str) -> dict[str, int]:
