@@ -56,6 +56,11 @@ class StudentFiles:
         return self.root / "report.html"
 
     @property
+    def export(self) -> Path:
+        """`export/`: merged weights and Modelfiles, for other programs."""
+        return self.root / "export"
+
+    @property
     def loss_plot(self) -> Path:
         """`loss.png`: training and validation loss."""
         return self.root / "loss.png"

@@ -12,6 +12,7 @@ from potstill.cli.session import Session, quiet_libraries, with_session
 from potstill.errors import MachineError, QualityGateError
 
 if TYPE_CHECKING:
+    from potstill.distill.export import Exported
     from potstill.distill.progress import Follow, Progress
     from potstill.records import Score, Verdict
 
@@ -32,6 +33,9 @@ def distill(
     plan: Annotated[bool, typer.Option("--plan", help="Say whether it fits the card, and how long it takes.")] = False,
     card: Annotated[str | None, typer.Option(help="Plan for this card (T4, L4, RTX 4090, H100 ...).")] = None,
     memory_gib: Annotated[float | None, typer.Option(min=0.1, help="Plan for a card with this much free.")] = None,
+    export: Annotated[
+        bool, typer.Option("--export", help="Also merge it for transformers, Ollama, llama.cpp.")
+    ] = False,
 ) -> None:
     """Train a student on the dataset and judge it on held-out questions. The same command again resumes."""
     if plan:
@@ -48,6 +52,7 @@ def distill(
             show_dry_run(session, prepare(session.config, session.workspace))
             return
         done = run_distill(session.config, session.workspace, session.say, _follow(session), session.secrets)
+        exported = _export(session) if export else []
     except ImportError as error:
         message = f"distill needs the package {error.name}"
         raise MachineError(message, hint="pip install 'potstill[local]'") from error
@@ -55,12 +60,33 @@ def distill(
         return  # a launcher's further process: the first one tells
     files = session.workspace.student(session.config.distill.name)
     document = {"student": str(files.root), "trained": done.fresh, "verdict": done.verdict.model_dump(mode="json")}
+    document |= {"exported": [item.model_dump() for item in exported]} if export else {}
     intro = "" if done.fresh else "finished before, nothing to do\n"
-    session.show(document, intro + _text(done.verdict) + f"\nsee {files.report}")
+    session.show(document, intro + _text(done.verdict) + _exported(exported) + f"\nsee {files.report}")
     if session.config.distill.gate and not done.verdict.can_replace:
         refusal = QualityGateError(f"the student cannot replace the teacher: {done.verdict.reason}")
         session.complain(refusal)
         raise typer.Exit(refusal.exit_code)
+
+
+def _export(session: Session) -> list[Exported]:
+    from potstill.distill.data import read_data
+    from potstill.distill.export import export
+
+    session.say("merging, and comparing the merged model with its adapter")
+    files = session.workspace.student(session.config.distill.name)
+    held_out = read_data(session.workspace, session.config.distill.near_duplicate).held_out
+    return export(files, session.config.student, held_out)
+
+
+def _exported(exported: list[Exported]) -> str:
+    lines = []
+    for item in exported:
+        check = f"{item.agreement.same_token:.1%} same tokens at {item.agreement.positions} places"
+        lines.append(f"merged into {item.folder}: {check}")
+        lines += [f"  ollama create {role} -f {path}" for role, path in item.modelfiles.items()]
+        lines.append(f"  {item.gguf_command}")
+    return "".join(f"\n{line}" for line in lines)
 
 
 def _text(verdict: Verdict) -> str:

@@ -1,0 +1,134 @@
+"""Exports: merged weights that old readers understand too, and a Modelfile that renders what was trained on."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.test_template import TEMPLATES, chat, make_tokenizer
+from tests.unit.test_verdict import sample
+
+from potstill.config import StudentConfig
+from potstill.distill.export import export
+from potstill.distill.modelfile import modelfile, template
+from potstill.errors import InputError, QualityGateError
+from potstill.records import Message
+from potstill.student.base import base_sha, load_base
+from potstill.student.manifest import StudentManifest, StudentRole
+from potstill.student.template import render
+from potstill.workspace import StudentFiles
+
+ROPE = {
+    "rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> StudentFiles:
+    """A student on a two-layer base of Llama 3.2's kind, its adapter with random weights."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("exported")
+    tokenizer = make_tokenizer("llama3_2")
+    tokenizer.save_pretrained(folder / "base")
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=2048, rope_parameters=ROPE, initializer_range=0.3,
+    )  # fmt: skip
+    model = LlamaForCausalLM(shape)
+    model.save_pretrained(folder / "base")
+    files = StudentFiles(folder / "students" / "s")
+    settings = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    get_peft_model(model, settings).save_pretrained(files.adapter)
+    base = str(folder / "base")
+    manifest = StudentManifest(
+        name="s", base=base, revision=None, base_sha=base_sha(StudentConfig(base=base)), template_sha="",
+        roles=(StudentRole(name="expert", system="Be brief."),), adapters="shared", plan_id="", dataset_sha={},
+        config={}, versions={}, samples=0, supervised_tokens=0, train_seconds=0, created_at=datetime.now(UTC),
+    )  # fmt: skip
+    files.manifest.write_text(manifest.model_dump_json())
+    return files
+
+
+CPU = StudentConfig(device="cpu")
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_merged_model_says_what_the_adapter_says(student: StudentFiles) -> None:
+    """On held-out answers the merged model, read back from disk, prefers the adapter's tokens, logits nearly equal."""
+    found = export(student, CPU, [sample(f"why {number}") for number in range(3)])
+    assert len(found) == 1
+    assert found[0].agreement.positions > 10
+    assert found[0].agreement.same_token == 1.0
+    assert found[0].agreement.largest_logit_difference < 1e-3
+    assert found[0].folder in found[0].gguf_command
+    folder = Path(found[0].folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["rope_theta"] == 500000.0
+    assert config["rope_scaling"]["rope_type"] == "llama3"
+    assert config["torch_dtype"] == config["dtype"]
+    tokens = json.loads((folder / "tokenizer_config.json").read_text())
+    assert tokens["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert "backend" not in tokens
+    assert tokens["chat_template"] == (folder / "chat_template.jinja").read_text()
+    assert isinstance(json.loads((folder / "generation_config.json").read_text())["eos_token_id"], list)
+    reread = load_base(StudentConfig(base=str(folder), device="cpu"))
+    assert reread.config.rope_parameters["rope_theta"] == 500000.0
+    text = Path(found[0].modelfiles["expert"]).read_text()
+    assert 'SYSTEM """Be brief."""' in text
+    assert 'PARAMETER stop "<|eot_id|>"' in text
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_a_merge_that_goes_wrong_is_refused(student: StudentFiles) -> None:
+    """An export that prefers other tokens than its adapter ends as a quality gate, not as a file that is trusted."""
+    with pytest.raises(QualityGateError, match="prefers other tokens"):
+        export(student, CPU, [sample()], least_agreement=1.1)
+
+
+def test_another_base_is_refused(student: StudentFiles, tmp_path: Path) -> None:
+    """Merging into a base that is not the one that was trained on would make nonsense; it is refused."""
+    other = StudentFiles(tmp_path)
+    text = student.manifest.read_text().replace('"base_sha":"', '"base_sha":"0')
+    other.manifest.write_text(text)
+    with pytest.raises(InputError, match="not the one"):
+        export(other, CPU, [sample()])
+
+
+def go(form: str, system: str, prompt: str, response: str) -> str:
+    """Render an Ollama template as Ollama does for one turn."""
+    with_system, without = re.fullmatch(
+        r"\{\{ if \.System \}\}(.*?)\{\{ else \}\}(.*?)\{\{ end \}\}.*", form, re.DOTALL
+    ).groups()
+    rest = form.split("{{ end }}", 1)[1]
+    text = (with_system if system else without) + rest
+    for name, value in (("System", system), ("Prompt", prompt), ("Response", response)):
+        text = text.replace("{{ ." + name + " }}", value)
+    return text
+
+
+@pytest.mark.parametrize("family", sorted(set(TEMPLATES) - {"qwen3"}))
+def test_modelfile_renders_what_was_trained_on(family: str) -> None:
+    """Ollama's rendering of one and of two turns is the base's own, byte for byte but for the BOS that Ollama adds."""
+    tokenizer: Any = make_tokenizer(family)
+    form = template(tokenizer)
+    one = [*chat("why?", "heat")]
+    two = [*one, Message(role="user", content="and?"), Message(role="assistant", content="dust")]
+    bos = tokenizer.bos_token or ""
+    assert bos + go(form, "Be brief.", "why?", "heat") == render(tokenizer, one, answer_next=False)
+    both = go(form, "Be brief.", "why?", "heat") + go(form, "", "and?", "dust")
+    assert bos + both == render(tokenizer, two, answer_next=False)
+
+
+def test_what_a_modelfile_cannot_hold_is_refused() -> None:
+    """Three quotes end a text in a Modelfile, so a system prompt with them is refused, not cut."""
+    with pytest.raises(InputError, match='"""'):
+        modelfile(make_tokenizer("qwen2_5"), ".", 'say """ now')
