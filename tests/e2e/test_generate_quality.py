@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.conftest import Run
+from tests.conftest import COMMAND, Run
 
 from potstill.ledger import read_attempts
 from potstill.teacher.emulator import EmulatorSettings, Running, running
@@ -74,6 +78,8 @@ def test_grown_judged_chats_cost_nothing_again(potstill: Run, tmp_path: Path, te
     document = json.loads(first.stdout)
     assert document["grown"] >= 3
     assert commands(tmp_path) == {"grow", "generate", "converse", "judge"}
+    assert set(document["beside_usd"]) == {"grow", "converse", "judge"}
+    assert all(float(usd) > 0 for usd in document["beside_usd"].values())
     assert {len(row["messages"]) for row in kept(tmp_path)} == {5}
     assert {row["method"] for row in rows(tmp_path, "prompts/grown.jsonl")} == {"document", "evolve"}
     assert {Path(path).parent.name for path in document["exported"]} == {"openai", "sharegpt", "alpaca", "parquet"}
@@ -105,6 +111,28 @@ def test_the_judge_has_a_budget_of_its_own(potstill: Run, tmp_path: Path, teache
     assert rich.returncode == 0, rich.stderr
     assert "not judged" not in json.loads(rich.stdout)["rejected"]
     assert json.loads(rich.stdout)["paid"] == 0
+
+
+@pytest.mark.usefixtures("questions")
+def test_a_stop_while_growing_is_130_and_nothing_is_lost(potstill: Run, tmp_path: Path, teacher: Running) -> None:
+    """Ctrl-C between two rounds: what was in flight is in the ledger, and the same command pays for the rest only."""
+    grow = {"target": 12, "method": "evolve", "near_duplicates": 0.95, "max_rounds": 3}
+    flags = [part for key, value in grow.items() for part in ("--set", f"generate.grow.{key}={value}")]
+    command = ("generate", "--prompts", "questions.txt", "--set", "teacher.max_concurrency=2", *flags)
+    with running(EmulatorSettings(faq="hardware.en", latency_s=0.5)) as slow:
+        env = {**KEY, "GOOGLE_GEMINI_BASE_URL": slow.url}
+        process = subprocess.Popen([str(COMMAND), *command], cwd=tmp_path, env={**os.environ, **env})
+        deadline = time.monotonic() + 60
+        while len(slow.log()) < 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+        sent = len(slow.log())
+    result = potstill(*command, env={**KEY, "GOOGLE_GEMINI_BASE_URL": teacher.url})
+    assert result.returncode == 0, result.stderr
+    attempts = read_attempts(tmp_path / "workspace" / "ledger.sqlite3")
+    assert {attempt.status for attempt in attempts} == {"done"}
+    assert len({attempt.key for attempt in attempts}) == len(attempts) == sent + len(teacher.log())
 
 
 @pytest.mark.usefixtures("questions")

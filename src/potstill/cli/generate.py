@@ -87,7 +87,10 @@ def _run(session: Session, options: dict[str, Any], *, json_events: bool) -> Out
             _stop_on_signals(session, terms)
             return await run_generate(session.config, session.secrets, session.workspace, terms)
 
-    outcome = asyncio.run(run())
+    try:
+        outcome = asyncio.run(run())
+    except StoppedError as error:  # while prompts were grown, before there was anything to make a dataset of
+        raise KeyboardInterrupt from error
     if isinstance(outcome.stopped, StoppedError):
         raise KeyboardInterrupt
     return outcome

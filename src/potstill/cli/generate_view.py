@@ -39,6 +39,7 @@ def document_of(outcome: Outcome) -> dict[str, Any]:
         "stopped": getattr(outcome.stopped, "message", None),
         "grown": len(outcome.grown.grown) if outcome.grown else None,
         "not_grown": dict(outcome.grown.reasons()) if outcome.grown else None,
+        "beside_usd": {name: format(usd, "f") for name, usd in outcome.beside_usd.items()},
         "exported": [str(path) for path in outcome.published.files],
         "pushed": outcome.published.url,
     }
@@ -57,6 +58,9 @@ def text_of(session: Session, outcome: Outcome) -> str:
     if outcome.grown is not None:
         left_out = ", ".join(f"{count} {reason}" for reason, count in outcome.grown.reasons().most_common())
         lines.insert(0, f"prompts grown: {len(outcome.grown.grown)}" + (f"; left out: {left_out}" if left_out else ""))
+    if outcome.beside_usd:
+        costs = ", ".join(f"{name} ${usd:f}" for name, usd in outcome.beside_usd.items())
+        lines.append(f"paid beside the answers, in all runs: {costs}")
     lines += [f"exported: {path}" for path in outcome.published.files]
     if outcome.published.url:
         lines.append(f"pushed to {outcome.published.url}")

@@ -123,7 +123,8 @@ class Growing:
         while wanted > 0 and len(asks) < REQUESTS_A_ROUND:
             draw = random.Random(f"{grow.seed}:{number}:{len(asks)}")  # noqa: S311  (reproducible, nothing secret)
             instructs = grow.method == "self-instruct" or (grow.method == "both" and len(asks) % 2 == 0)
-            ask = self._instruct(number, pool, draw) if instructs else self._evolve(number, pool, draw)
+            place = number * REQUESTS_A_ROUND + len(asks)
+            ask = self._instruct(place, pool, draw) if instructs else self._evolve(place, pool, draw)
             wanted -= grow.per_request if instructs else 1
             asks.append(ask)
         return asks
@@ -135,7 +136,7 @@ class Growing:
         values = {"question": question, "passage": passage.text}
         return fill(self.templates["grounded"], values, origin="template grounded").strip()
 
-    def _instruct(self, number: int, pool: Sequence[str], draw: random.Random) -> Ask:
+    def _instruct(self, place: int, pool: Sequence[str], draw: random.Random) -> Ask:
         shown = draw.sample(pool, min(EXAMPLES, len(pool)))
         persona = self._persona(draw)
         values = {
@@ -143,14 +144,16 @@ class Growing:
             "examples": "\n".join(f"- {' '.join(text.split())}" for text in shown),
             "persona": persona or "",
         }
-        request = self._request(fill(self.templates["self-instruct"], values, origin="template self-instruct"), number)
-        return Ask(request, "self-instruct", tuple(prompt_id(text) for text in shown), number, persona)
+        request = self._request(fill(self.templates["self-instruct"], values, origin="template self-instruct"), place)
+        return Ask(
+            request, "self-instruct", tuple(prompt_id(text) for text in shown), place // REQUESTS_A_ROUND, persona
+        )
 
-    def _evolve(self, number: int, pool: Sequence[str], draw: random.Random) -> Ask:
+    def _evolve(self, place: int, pool: Sequence[str], draw: random.Random) -> Ask:
         parent, operation, persona = draw.choice(pool), draw.choice(self.operations), self._persona(draw)
         values = {"question": parent, "operation": operation, "persona": persona or ""}
-        request = self._request(fill(self.templates["evolve"], values, origin="template evolve"), number)
-        return Ask(request, "evolve", (prompt_id(parent),), number, persona)
+        request = self._request(fill(self.templates["evolve"], values, origin="template evolve"), place)
+        return Ask(request, "evolve", (prompt_id(parent),), place // REQUESTS_A_ROUND, persona)
 
     def _persona(self, draw: random.Random) -> str | None:
         return draw.choice(self.personas) if self.personas else None

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import TypeVar
 
 from potstill.config import Config, Secrets, with_values
@@ -86,6 +87,18 @@ def requests_left(workspace: Workspace, most: int | None) -> Callable[[], int | 
         return lambda: None
     before = _attempts(workspace)
     return lambda: max(0, most - (_attempts(workspace) - before))
+
+
+def paid_beside(config: Config, workspace: Workspace) -> dict[str, Decimal]:
+    """Dollars that each step of a config has cost so far, in all runs, possibly paid attempts included."""
+    generate = config.generate
+    asked = {
+        "grow": bool(generate.grow.target or generate.documents.files),
+        "converse": generate.turns > 1,
+        "judge": generate.judge.enabled,
+    }
+    with LedgerView(workspace.ledger) as view:
+        return {name: view.committed_by(name) for name, is_asked in asked.items() if is_asked}
 
 
 async def grow_prompts(place: Place) -> Pool | None:

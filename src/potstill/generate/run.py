@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -18,7 +18,7 @@ from potstill.generate.grow import Pool
 from potstill.generate.outcomes import both, second_request
 from potstill.generate.plan import Plan
 from potstill.generate.publish import Published, publish
-from potstill.generate.refine import Place, grow_prompts, refine, requests_left
+from potstill.generate.refine import Place, grow_prompts, paid_beside, refine, requests_left
 from potstill.ledger import Ledger, PlanProgress
 from potstill.prompts import load_roles, load_schema, prompt_files
 from potstill.records import Attempt, Sample
@@ -65,6 +65,7 @@ class Outcome:
     stopped: PotstillError | StoppedError | None
     published: Published = field(default_factory=Published)
     grown: Pool | None = None
+    beside_usd: Mapping[str, Decimal] = field(default_factory=dict)
 
     @property
     def failed(self) -> tuple[Failed, ...]:
@@ -103,7 +104,8 @@ async def generate(config: Config, secrets: Secrets, workspace: Workspace, terms
             )
             published = await asyncio.to_thread(publish, config, secrets, workspace)
         waiting = tuple(teacher.ledger.open_attempts())
-        return Outcome(manifest, progress, waiting, stopped or published.error, published, pool)
+        beside = paid_beside(config, workspace)
+        return Outcome(manifest, progress, waiting, stopped or published.error, published, pool, beside)
 
 
 def stored_samples(plan: Plan, ledger: Ledger) -> Iterator[Sample]:
