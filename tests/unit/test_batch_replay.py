@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from potstill.errors import InputError
 from potstill.infer.batch import BatchResult, Failure, Journal, Row, answer_all, percentiles, summarise, summary_lines
-from potstill.infer.replay import read_traces, replay
+from potstill.infer.replay import escalated, read_traces, replay
 from potstill.records import Trace
 
 
@@ -163,6 +163,16 @@ def test_replay_counts_each_question_once(traces: list[Trace]) -> None:
     assert {found.hits + found.students + found.gemini for found in outcomes} == {len(traces)}
     costs = {found.rule: found.cost_usd for found in outcomes}
     assert costs["cosine >= 0.85, then Gemini alone"] <= costs["cosine >= 0.98, then Gemini alone"]
+
+
+def test_random_escalations_bound_what_the_student_says_alone() -> None:
+    """Only answers that were drawn at random count: one of three disagreed, between a twentieth and nearly all."""
+    drawn = [trace("merged", escalated=True, student_agreement=value) for value in (0.9, 0.8, 0.1)]
+    found = escalated([*recorded(), *drawn])
+    assert (found.seen, found.disagreed) == (3, 1)
+    assert found.low < 0.05
+    assert found.high > 0.8
+    assert escalated([]).high == 1.0
 
 
 def test_traces_of_a_folder_and_bad_ones(tmp_path: Path) -> None:

@@ -26,8 +26,11 @@ PROGRESS = 256 * 20
 def stats(session: Session) -> None:
     """What the cache holds, how it is calibrated, and what audits found."""
     from potstill.infer.calibrating import calibration_files, read_calibration
+    from potstill.infer.replay import escalated, read_traces
     from potstill.infer.upkeep import audits, statistics
 
+    folder = session.workspace.traces
+    looked = escalated(read_traces(folder) if any(folder.glob("*.jsonl")) else [])
     calibration = read_calibration(calibration_files(session.config.cache, session.workspace).json)
     store = _store(session)
     if store is None:
@@ -40,10 +43,16 @@ def stats(session: Session) -> None:
         f"{row.source}: {row.wrong} of {row.judged} would-be hits wrong ({row.low:.1%} to {row.high:.1%})"
         for row in checked
     ]
+    if looked.seen:
+        lines.append(
+            f"student: of {looked.seen} sure answers that Gemini saw at random {looked.disagreed} said something else "
+            f"({looked.low:.1%} to {looked.high:.1%})"
+        )
     lines.append(f"calibration: {calibration.reason}" if calibration else "calibration: none; see --calibrate")
     document = {
         "namespaces": [vars(row) for row in found],
         "audits": [vars(row) for row in checked],
+        "escalated": looked.model_dump(mode="json"),
         "calibration": _short(calibration) if calibration else None,
     }
     session.show(document, "\n".join(lines if found else ["the cache is empty", *lines]))

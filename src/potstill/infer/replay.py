@@ -6,13 +6,14 @@ how much their answers agree with Gemini's. What a trace does not know is counte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from potstill.errors import InputError
+from potstill.infer.calibration import LEVEL, lower_bound, upper_bound
 from potstill.records import Record, Trace, Usd
 from potstill.workspace import read_text
 
@@ -35,6 +36,23 @@ class Outcome(Record):
     share_of_all_gemini: float
     disagreed: int
     compared: int
+
+
+class Escalated(Record):
+    """The student's sure answers that Gemini saw at random: how many said something else, with a 95 % bound each way."""
+
+    seen: int
+    disagreed: int
+    low: float
+    high: float
+
+
+def escalated(traces: Iterable[Trace]) -> Escalated:
+    """What the random share tells about the answers that the student gave alone: the only unbiased look at them."""
+    found = [trace.student_agreement for trace in traces if trace.escalated and trace.student_agreement is not None]
+    disagreed = sum(value < AGREES for value in found)
+    low, high = lower_bound(disagreed, len(found), LEVEL), upper_bound(disagreed, len(found), LEVEL)
+    return Escalated(seen=len(found), disagreed=disagreed, low=low, high=high)
 
 
 def read_traces(path: Path) -> list[Trace]:

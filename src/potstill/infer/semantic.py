@@ -21,6 +21,8 @@ from potstill.infer.rule import Candidate, Hit, Off, Rule, judge_neighbours, sem
 from potstill.infer.store import Entry, Fresh, Judged
 from potstill.infer.work import Outcome, Work
 
+RULE_S = 60.0
+"""Seconds for which the rule in force is not looked at anew."""
 Fits = Callable[[Work, str], Awaitable[bool | None]]
 """Whether a cached answer fits a question, by the teacher's word; None where it could not be asked."""
 
@@ -35,7 +37,7 @@ class CacheLayers:
         self._fits = fits
         self._encoding = asyncio.Lock()
         self._readings: set[asyncio.Task[Neighbourhood]] = set()
-        self._rules: dict[str, Rule | Off] = {}
+        self._rules: dict[str, tuple[Rule | Off, float]] = {}
 
     def exact(self, work: Work) -> Outcome | None:
         """The answer to the same question."""
@@ -169,12 +171,15 @@ class CacheLayers:
         return replace(outcome, model=entry.model, entry=entry)
 
     def _rule(self, encoder: str) -> Rule | Off:
-        if encoder not in self._rules:
+        """The rule in force; looked at anew every so often, because the cache grows and other processes audit too."""
+        now = time.monotonic()
+        known = self._rules.get(encoder)
+        if known is None or now > known[1]:
             store = self._cache.store
             since = self._calibration.created_at.timestamp() if self._calibration else time.time()
             found = semantic_rule(self._config, self._calibration, encoder, store.judged(since), store.count())
-            self._rules[encoder] = found
-        return self._rules[encoder]
+            known = self._rules[encoder] = (found, now + RULE_S)
+        return known[0]
 
 
 def _forgotten(task: asyncio.Task[Neighbourhood]) -> None:
