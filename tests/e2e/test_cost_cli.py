@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from tests.conftest import Run
 
+from potstill.ledger import Intent, Ledger, Settlement, Ticket
+from potstill.records import Usage
+
 CALL = ("--input-tokens", "500", "--output-tokens", "2000")
 PROMPTS = ("--prompts", "faq-train.en.txt")
 
@@ -193,3 +196,29 @@ def test_a_bare_revision_means_the_same_file_then(potstill: Run, tmp_path: Path)
     found = json.loads(potstill("cost", "diff", "HEAD", "--json").stdout)
     assert found["keys"] == [["generate.samples_per_prompt", "1", "2"]]
     assert Decimal(found["change_usd"]) > 0
+
+
+def test_a_budget_file_for_several_projects(potstill: Run, tmp_path: Path) -> None:
+    """Each project against its budget, the sum last; a workspace without a ledger is told, not taken for thrift."""
+    (tmp_path / "budgets.yaml").write_text(
+        "total_monthly_usd: 50\nprojects:\n - {name: faq, workspace: a, monthly_usd: 20}\n - {name: b, workspace: b, monthly_usd: 5}\n"
+    )
+    result = potstill("cost", "forecast", "--budgets", "budgets.yaml")
+    assert result.returncode == 0, result.stderr
+    assert "all projects" in result.stdout
+    assert "faq: there is no ledger" in result.stdout
+    assert potstill("cost", "forecast", "--budgets", "budgets.yaml", "--alert", "5").returncode == 2
+
+
+async def test_an_alert_ends_in_4(potstill: Run, tmp_path: Path) -> None:
+    """A projection above an alert, or above the month's budget, ends in 4; below both it ends in 0."""
+    with Ledger.open(tmp_path / "workspace" / "ledger.sqlite3") as ledger:
+        ticket = await ledger.reserve(Intent("k", "generate", None, "gemini-3.8-flash", "standard", "{}", Decimal(3)))
+        assert isinstance(ticket, Ticket)
+        await ledger.settle(ticket.attempt, Settlement("{}", Usage(output_tokens=5), Decimal(3), "p", 0.1))
+    assert potstill("cost", "forecast", "--monthly", "1000", "--alert", "90%", "--alert", "500").returncode == 0
+    for arguments in (("--alert", "2.5"), ("--monthly", "3000", "--alert", "0.01%"), ("--monthly", "2.9")):
+        result = potstill("cost", "forecast", *arguments, "--json")
+        assert result.returncode == 4, arguments
+        assert json.loads(result.stdout)["alerts"]
+        assert "above" in result.stderr

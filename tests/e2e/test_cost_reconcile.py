@@ -66,6 +66,23 @@ def test_report_and_bill_agree_to_the_last_digit(potstill: Run, tmp_path: Path) 
     assert left["todo"] == 80 - left["paid"]
 
 
+def test_flex_and_batch_agree_as_well(potstill: Run, tmp_path: Path) -> None:
+    """One ledger with answers of two half-price services: billed by line of the batch and by request, and equal."""
+    (tmp_path / "questions.txt").write_text("".join(f"How much memory does model {n} need?\n" for n in range(10)))
+    settings = EmulatorSettings(latency_s=0, batch_pending_s=0.1, batch_s=0.2, log=str(tmp_path / "bill.jsonl"))
+    flags = ("--prompts", "questions.txt", "--set", "teacher.rpm=null", "-q")
+    with running(settings) as emulator:
+        env = {**KEY, "GOOGLE_GEMINI_BASE_URL": emulator.url}
+        batch = potstill("generate", *flags, "--set", "teacher.service=batch", env=env)
+        more = ("--set", "teacher.service=flex", "--set", "generate.temperature=0.5")
+        flex = potstill("generate", *flags, *more, env=env)
+    assert (batch.returncode, flex.returncode) == (0, 0), batch.stderr + flex.stderr
+    found = json.loads(potstill("cost", "report", "--billing", "bill.jsonl", "--json").stdout)
+    assert set(found["groups"]["service"]) == {"batch", "flex"}
+    assert found["reconciled"]["agrees"]
+    assert Decimal(found["reconciled"]["log_usd"]) == Decimal(found["total"]["usd"]) > 0
+
+
 def test_a_missing_attempt_ends_in_8(potstill: Run, tmp_path: Path) -> None:
     """A bill that the ledger does not know is said, and the exit code is not 0."""
     (tmp_path / "bill.jsonl").write_text(

@@ -72,7 +72,13 @@ def pay(workspace: Path, asked: list[TeacherRequest], usages: list[Usage]) -> No
         with Ledger.open(Workspace(workspace).ledger) as ledger:
             for request, usage in zip(asked, usages, strict=True):
                 intent = Intent(
-                    request.key, "generate", request.role, request.model, "standard", request.body, Decimal("0.01")
+                    request.key,
+                    "generate",
+                    request.role,
+                    request.model,
+                    "standard",
+                    json.dumps(request.body),
+                    Decimal("0.01"),
                 )
                 ticket = await ledger.reserve(intent)
                 assert isinstance(ticket, Ticket)

@@ -92,6 +92,7 @@ def test_a_budget_file_names_its_workspaces_from_its_own_folder(tmp_path: Path) 
     path.write_text("total_monthly_usd: 50\nprojects:\n - {name: faq, workspace: a, monthly_usd: 20}\n")
     found = standings(read_budgets(path), tmp_path, TODAY, 14)
     assert [(item.name, item.budget_usd) for item in found] == [("faq", Decimal(20)), ("all projects", Decimal(50))]
+    assert [item.has_ledger for item in found] == [False, True]
 
 
 @pytest.mark.parametrize(

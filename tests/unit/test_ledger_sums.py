@@ -20,7 +20,7 @@ async def fill(path: Path) -> None:
     with Ledger.open(path) as ledger:
         for number in range(30):
             role = ROLES[number % 3]
-            intent = Intent(f"k{number}", "generate", role, "m", "flex", {}, Decimal("0.0012345678"))
+            intent = Intent(f"k{number}", "generate", role, "m", "flex", "{}", Decimal("0.0012345678"))
             ticket = await ledger.reserve(intent)
             assert isinstance(ticket, Ticket)
             usage = Usage(input_tokens=number, output_tokens=10 * number, thinking_tokens=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import calendar
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -56,6 +56,7 @@ class Standing:
     budget_usd: Decimal | None
     projection: Projection
     passed: Decimal | None
+    has_ledger: bool = True
 
     @property
     def share(self) -> Decimal | None:
@@ -140,9 +141,11 @@ def standings(budgets: Budgets, folder: Path, today: date, window_days: int) -> 
     """Every project of a budget file, and all of them together; workspaces are named from the file's folder."""
     found, everything = [], []
     for item in budgets.projects:
-        sums = read_sums(Workspace(folder / item.workspace).ledger)
+        ledger = Workspace(folder / item.workspace).ledger
+        sums = read_sums(ledger)
         everything += sums
-        found.append(standing(item.name, project(sums, today, window_days), item.monthly_usd, item.alert_at))
+        own = standing(item.name, project(sums, today, window_days), item.monthly_usd, item.alert_at)
+        found.append(replace(own, has_ledger=ledger.is_file()))
     whole = project(everything, today, window_days)
     return (*found, standing("all projects", whole, budgets.total_monthly_usd, (OVER,)))
 

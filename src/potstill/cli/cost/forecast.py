@@ -49,7 +49,8 @@ def forecast(  # noqa: PLR0913, PLR0917  (one option a figure)
         for item in found
         if item.passed and not item.over
     ]
-    notes = [*stops, *told, *_ahead(session, found, now), shown.note]
+    unseen = [f"{item.name}: there is no ledger in its workspace yet" for item in found if not item.has_ledger]
+    notes = [*stops, *told, *unseen, *_ahead(session, found, now), shown.note]
     month = found[0].projection
     pace = "pace of today alone" if month.first_day else f"pace of the last {month.window_days} days, today left out"
     title = f"{month.month}, {month.days_left} days left; {pace}"
