@@ -70,7 +70,7 @@ def test_flex_and_batch_agree_as_well(potstill: Run, tmp_path: Path) -> None:
     """One ledger with answers of two half-price services: billed by line of the batch and by request, and equal."""
     (tmp_path / "questions.txt").write_text("".join(f"How much memory does model {n} need?\n" for n in range(10)))
     settings = EmulatorSettings(latency_s=0, batch_pending_s=0.1, batch_s=0.2, log=str(tmp_path / "bill.jsonl"))
-    flags = ("--prompts", "questions.txt", "--set", "teacher.rpm=null", "-q")
+    flags = ("--prompts", "questions.txt", "--set", "teacher.rpm=null", "--set", "teacher.batch_poll_s=0.05", "-q")
     with running(settings) as emulator:
         env = {**KEY, "GOOGLE_GEMINI_BASE_URL": emulator.url}
         batch = potstill("generate", *flags, "--set", "teacher.service=batch", env=env)
