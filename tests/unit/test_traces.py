@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -41,8 +42,8 @@ async def paid(workspace: Workspace, asked: list[tuple[TeacherRequest, str]], co
     with Ledger.open(workspace.ledger) as ledger:
         for item, text in asked:
             worst = Decimal("0.01")
-            body = {"model": item.model, "body": item.body, "sample": item.sample}
-            intent = Intent(item.key, command, item.role, item.model, "standard", body, worst)
+            text_of_request = json.dumps({"model": item.model, "body": item.body, "sample": item.sample})
+            intent = Intent(item.key, command, item.role, item.model, "standard", text_of_request, worst)
             ticket = await ledger.reserve(intent)
             settlement = Settlement(str(reply_200(text).body), Usage(output_tokens=2), Decimal("0.001"), "p", 0.1)
             await ledger.settle(ticket.attempt, settlement)
