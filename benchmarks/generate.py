@@ -303,8 +303,10 @@ def scale(options: argparse.Namespace) -> None:
             while not read_log(log):
                 time.sleep(0.05)
             at_first = Path(f"/proc/{process.pid}/statm").read_text().split()[1]
+            ticks = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+            used_s = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
             print(
-                f"first request {time_of(read_log(log)[0]) - started:.1f} s after the start, "
+                f"first request {time_of(read_log(log)[0]) - started:.1f} s after the start, {used_s:.1f} CPU s, "
                 f"{int(at_first) * resource.getpagesize() / 2**20:.0f} MB"
             )
             output, _ = process.communicate()

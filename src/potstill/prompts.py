@@ -7,6 +7,7 @@ Prompt files: `.txt` (one prompt a line, `#` starts a comment), `.jsonl` (`{"pro
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import sqlite3
@@ -56,19 +57,19 @@ class Prompt(BaseModel):
 
 
 class _Seen:
-    """Which ids were there before. They stand in a temporary database that spills to disk: memory stays flat."""
+    """Which texts were there before. Their hashes stand in a temporary database that spills to disk: memory stays flat."""
 
     CACHE_KIB = 16_384
 
     def __init__(self) -> None:
         self._database = sqlite3.connect("", isolation_level=None)
-        self._database.execute("CREATE TABLE seen (id BLOB PRIMARY KEY) WITHOUT ROWID")
+        self._database.execute("CREATE TABLE seen (hash BLOB PRIMARY KEY) WITHOUT ROWID")
         self._database.execute(f"PRAGMA cache_size = -{self.CACHE_KIB}")
         self._database.execute("BEGIN")
 
-    def is_new(self, identity: str) -> bool:
-        """Whether a content id comes for the first time."""
-        name = bytes.fromhex(identity.rpartition(":")[2])
+    def is_new(self, text: str) -> bool:
+        """Whether a text comes for the first time."""
+        name = hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
         return self._database.execute("INSERT OR IGNORE INTO seen VALUES (?)", (name,)).rowcount == 1
 
     def close(self) -> None:
@@ -125,7 +126,7 @@ class PromptFiles:
             for name in self.files:
                 for prompt in stream_prompt_file(name):
                     empty = False
-                    if seen.is_new(prompt.id):
+                    if seen.is_new(prompt.text):
                         yield prompt
         if empty and not self._may_be_none:
             message = "no prompts"
