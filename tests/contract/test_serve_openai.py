@@ -34,7 +34,7 @@ class Scripted(ScriptedStudent):
 
     def script(self, query: StudentQuery) -> str:
         """The answer."""
-        question = query.text or query.messages[-1].content
+        question = query.messages[-1].content if query.text is None else query.text
         if "hold" in question:
             self.started.set()
             self.released.wait(20)
@@ -159,7 +159,8 @@ def test_bad_parameter(server: Running, extra: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "status"), [("{", 400), ("[" * 4000, 400), ('"' + "x" * 6000 + '"', 413), ("[]", 400)]
+    ("body", "status"),
+    [("{", 400), ("[" * 4000, 400), ('"' + "x" * 6000 + '"', 413), ("[]", 400), ('{"model": "\\ud800"}', 400)],
 )
 def test_bad_body(server: Running, body: str, status: int) -> None:
     """Malformed, deeply nested and huge bodies are refused."""

@@ -138,7 +138,9 @@ class _Api:
 
     async def openapi(self, _request: Request) -> Response:
         """The API's own description."""
-        return JSONResponse(describe())
+        encoder = self._parts.encoder
+        embedding = () if encoder is None else (encoder[0],)
+        return JSONResponse(describe([name for name in self._models if name not in embedding], embedding))
 
     async def models(self, _request: Request) -> Response:
         """All models."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from potstill import __version__
@@ -46,9 +47,9 @@ _ERROR = {
 }
 
 
-def describe() -> dict[str, Any]:
-    """The OpenAPI document."""
-    stream = {**_JSON, "text/event-stream": {"schema": {"type": "string"}}}
+def describe(answering: Sequence[str], embedding: Sequence[str]) -> dict[str, Any]:
+    """The OpenAPI document; it names the models that answer, and those that embed."""
+    stream = {**_JSON, "text/event-stream": {}}
     paths = {
         "/health": {"get": _operation("Liveness", open_to_all=True)},
         "/ready": {"get": _operation("Readiness", open_to_all=True)},
@@ -73,6 +74,9 @@ def describe() -> dict[str, Any]:
         schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= schema.pop("$defs", {})
         schemas[kind.__name__] = schema
+    for kind, names in ((ChatRequest, answering), (CompletionRequest, answering), (EmbeddingRequest, embedding)):
+        if names:
+            schemas[kind.__name__]["properties"]["model"]["enum"] = list(names)
     return {
         "openapi": "3.1.0",
         "info": {"title": "potstill serve-local", "version": __version__},

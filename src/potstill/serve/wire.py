@@ -253,6 +253,7 @@ def read_request(kind: type[Asked], body: bytes) -> Asked:
     """Read a request body; raises ApiError (400) naming the parameter. A null is as good as nothing."""
     try:
         data = json.loads(body)
+        json.dumps(data, ensure_ascii=False).encode()  # half a surrogate pair is JSON, but no text
     except (ValueError, RecursionError) as error:
         message = "the body is not valid JSON"
         raise ApiError(400, message, code="invalid_json") from error

@@ -1,0 +1,96 @@
+"""Clients and tools of others against a running server, where they are installed (`pip install litellm ...`)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.contract.test_serve_openai import KEY, QUESTION, Running
+
+from potstill.config import ServeLimits
+
+LIMITS = ServeLimits(max_batch=4, max_queue=64, max_new_tokens=64, max_body_bytes=20_000, body_timeout_s=5)
+HEADERS = {"Authorization": f"Bearer {KEY}"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One server for all clients."""
+    running = Running(tmp_path_factory.mktemp("clients"), LIMITS)
+    yield running
+    running.stop()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_litellm(server: Running) -> None:
+    """Litellm asks and streams as it would ask OpenAI."""
+    litellm = pytest.importorskip("litellm")
+    ask: dict[str, Any] = {"model": "openai/cost-analyst", "messages": QUESTION, "api_base": f"{server.url}/v1"}
+    plain = litellm.completion(**ask, api_key=KEY)
+    parts = [chunk.choices[0].delta.content or "" for chunk in litellm.completion(**ask, api_key=KEY, stream=True)]
+    assert plain.choices[0].message.content == "".join(parts) == "cost-analyst says hello"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_langchain(server: Running) -> None:
+    """langchain-openai's chat model invokes and streams, and reads usage and log-probabilities."""
+    langchain = pytest.importorskip("langchain_openai")
+    chat = langchain.ChatOpenAI(model="cost-analyst", base_url=f"{server.url}/v1", api_key=KEY, temperature=0)
+    reply = chat.invoke("hello")
+    assert (reply.content, reply.usage_metadata["output_tokens"]) == ("cost-analyst says hello", 3)
+    assert "".join(str(part.content) for part in chat.stream("hello")) == reply.content
+    assert chat.bind(logprobs=True).invoke("hello").response_metadata["logprobs"]["content"]
+
+
+def test_schemathesis_finds_no_server_error(server: Running) -> None:
+    """Generated requests over the server's own OpenAPI document meet no 500, and every answer fits the document."""
+    pytest.importorskip("schemathesis")
+    checks = "not_a_server_error,response_schema_conformance,content_type_conformance"
+    command = [str(Path(sys.executable).parent / "st"), "run", f"{server.url}/openapi.json", "--checks", checks,
+               "--max-examples", "10", "--phases", "coverage,fuzzing", "-H", f"Authorization: Bearer {KEY}"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_description_names_models_and_parameters(server: Running) -> None:
+    """The OpenAPI document names the models and every parameter that a request may carry."""
+    found = httpx.get(f"{server.url}/openapi.json", headers=HEADERS).json()
+    fields = found["components"]["schemas"]["ChatRequest"]["properties"]
+    assert fields["model"]["enum"] == ["hardware-expert", "cost-analyst", "all"]
+    assert {"messages", "seed", "stop", "logprobs", "response_format"} <= set(fields)
+
+
+def test_idle_connections_and_slow_bodies_stall_nobody(server: Running) -> None:
+    """With 300 connections that say nothing and one whose body never ends, others are answered; the slow one gets 408."""
+    port = int(server.url.rpartition(":")[2])
+    idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(300)]
+    slow = socket.create_connection(("127.0.0.1", port))
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n"
+    slow.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 50\r\n\r\n{{".encode())
+    with server.client() as client:
+        assert client.chat.completions.create(model="cost-analyst", messages=QUESTION).choices
+    slow.settimeout(60)
+    assert b" 408 " in slow.recv(100)
+    for connection in [*idle, slow]:
+        connection.close()
+
+
+async def test_flood_is_refused_in_part_and_survived(server: Running) -> None:
+    """Of 300 requests at once each is answered or told to come back (503 with Retry-After); then all is as before."""
+    body = {"model": "cost-analyst", "messages": QUESTION}
+    async with httpx.AsyncClient(headers=HEADERS, timeout=60, limits=httpx.Limits(max_connections=300)) as client:
+        url = f"{server.url}/v1/chat/completions"
+        replies = await asyncio.gather(*(client.post(url, json=body) for _ in range(300)))
+        after = await client.post(url, json=body)
+    assert {reply.status_code for reply in replies} <= {200, 503}
+    assert all("retry-after" in reply.headers for reply in replies if reply.status_code == 503)
+    assert after.status_code == 200
+    assert json.loads(after.text)["choices"][0]["message"]["content"] == "cost-analyst says hello"

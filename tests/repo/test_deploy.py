@@ -1,0 +1,47 @@
+"""The files for deployment are what they claim to be, and what they start exists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from potstill.config import resolve
+
+DEPLOY = Path(__file__).parents[2] / "scripts" / "deploy"
+ENVIRONMENT = {"POTSTILL_SERVE_API_KEYS", "POTSTILL_SERVE_ADMIN_KEYS", "GEMINI_API_KEY"}
+
+
+def test_cloud_run_service_hangs_together() -> None:
+    """Concurrency is the batch size, probes and port agree, and every key comes from a secret."""
+    service = yaml.safe_load((DEPLOY / "cloud-run.yaml").read_text())
+    spec = service["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    port = container["ports"][0]["containerPort"]
+    assert {container[probe]["httpGet"]["port"] for probe in ("startupProbe", "livenessProbe")} == {port}
+    values = {one["name"]: one.get("value") for one in container["env"]}
+    assert {name for name, value in values.items() if value is None} == ENVIRONMENT
+    settings = {name: value for name, value in values.items() if value is not None}
+    assert resolve(None, environ=settings).config.serve.limits.max_batch == spec["containerConcurrency"]
+
+
+def test_compose_points_the_cache_at_its_qdrant() -> None:
+    """The cache's URL names the service beside it, nothing is published beyond this machine, and the config reads it."""
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    environment = services["potstill"]["environment"]
+    settings = {name: value for name, value in environment.items() if name.startswith("POTSTILL__")}
+    url = resolve(None, environ=settings).config.cache.url
+    assert url == "http://qdrant:6333"
+    assert "qdrant" in services
+    assert all(port.startswith("127.0.0.1:") for port in services["potstill"]["ports"])
+    assert (DEPLOY / services["potstill"]["build"]["context"] / "pyproject.toml").is_file()
+
+
+def test_dockerfile_copies_what_exists_and_runs_as_nobody() -> None:
+    """Every copied path exists, the last user is not root, and it starts serve-local."""
+    lines = (DEPLOY / "Dockerfile").read_text().splitlines()
+    copied = [name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]]
+    assert copied
+    assert all((DEPLOY.parents[1] / name).exists() for name in copied)
+    assert [line for line in lines if line.startswith("USER ")][-1] == "USER potstill"
+    assert "potstill serve-local" in lines[-1]
