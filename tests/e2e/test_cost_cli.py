@@ -222,3 +222,13 @@ async def test_an_alert_ends_in_4(potstill: Run, tmp_path: Path) -> None:
         assert result.returncode == 4, arguments
         assert json.loads(result.stdout)["alerts"]
         assert "above" in result.stderr
+
+
+def test_a_model_without_a_free_tier_has_three_schemes(potstill: Run) -> None:
+    """Argon is paid only, and a model of one's own prices has no tiers: the comparison goes on without the free one."""
+    own = ("--set", "prices.overrides={mine: {input: 1, output: 2}}", "--set", "teacher.model=mine")
+    for arguments in (("--model", "gemini-4-argon"), own):
+        result = potstill("cost", "compare", *arguments, "--json")
+        assert result.returncode == 0, result.stderr
+        names = [scheme["name"] for scheme in json.loads(result.stdout)["schemes"]]
+        assert names == ["gemini paid", "hybrid", "local"]

@@ -181,16 +181,26 @@ def kwh_price(given: str | None, pricing: Pricing) -> Decimal:
 
 
 def four_schemes(pricing: Pricing, hybrid: Mapping[str, Any], initial_usd: Decimal) -> tuple[ScenarioSpec, ...]:
-    """The source design's four. `hybrid` has the machine, hit rate, escalation and merged roles of the last two."""
+    """The source design's four; three for a model that has no free tier.
+
+    `hybrid` has the machine, hit rate, escalation and merged roles of the last two.
+    """
     tier = pricing.config.teacher.tier
     paid = tier if tier != "free" else "tier1"
     machine = hybrid["machine"]
+    free = (ScenarioSpec(name="gemini free", tier="free"),) if _has_free_tier(pricing) else ()
     return (
-        ScenarioSpec(name="gemini free", tier="free"),
+        *free,
         ScenarioSpec(name="gemini paid", tier=paid),
         ScenarioSpec(name="hybrid", tier=paid, initial_usd=initial_usd, **hybrid),
         ScenarioSpec(name="local", machine=machine, escalation=ZERO, initial_usd=initial_usd),
     )
+
+
+def _has_free_tier(pricing: Pricing) -> bool:
+    """Whether the config's model may have one; a model of the user's own prices has none."""
+    model = pricing.config.teacher.model
+    return model not in pricing.book.overridden and pricing.book.answering(model, pricing.on).free_tier is not False
 
 
 def _check_free(pricing: Pricing, model: str) -> None:
