@@ -1,4 +1,6 @@
-"""Ask every role of a running `potstill serve-local` one question, with the official openai client.
+"""Ask models of a running `potstill serve-local` one question, with the official openai client.
+
+python scripts/ask_server.py QUESTION MODEL [MODEL ...]
 
 The server's address is taken from OPENAI_BASE_URL.
 """
@@ -10,18 +12,16 @@ from openai import OpenAI
 
 
 def main() -> None:
-    """List the models, ask each role plainly, and the first once more as a stream."""
-    question = sys.argv[1]
+    """List the models, ask the named ones plainly, and the first once more as a stream."""
+    question, *asked = sys.argv[1:]
     client = OpenAI(api_key=os.environ.get("OPENAI_API_KEY", "none-needed-on-loopback"))
-    models = [model.id for model in client.models.list()]
-    print(f"models: {', '.join(models)}")
-    roles = [name for name in models if name != "hybrid"]
+    print(f"models: {', '.join(model.id for model in client.models.list())}")
     messages = [{"role": "user", "content": question}]
-    for role in roles:
-        reply = client.chat.completions.create(model=role, messages=messages)
-        print(f"{role}: {reply.choices[0].message.content}  ({reply.usage.completion_tokens} tokens)")
-    print(f"{roles[0]}, streaming: ", end="")
-    for chunk in client.chat.completions.create(model=roles[0], messages=messages, stream=True):
+    for name in asked:
+        reply = client.chat.completions.create(model=name, messages=messages)
+        print(f"{name}: {reply.choices[0].message.content}  ({reply.usage.completion_tokens} tokens)")
+    print(f"{asked[0]}, streaming: ", end="")
+    for chunk in client.chat.completions.create(model=asked[0], messages=messages, stream=True):
         if chunk.choices:
             print(chunk.choices[0].delta.content or "", end="|")
     print()
