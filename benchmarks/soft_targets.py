@@ -28,8 +28,8 @@ def held_out(folder: Path, kind: str | None, seed: int) -> float:
     from potstill.distill.soft_targets import soft_objective
     from potstill.distill.train import Job, train
 
-    student = StudentConfig(base=str(save_model(folder / "student", seed)), device="cpu")
-    teacher = save_model(folder / "teacher", 100 + seed, scale=6.0)
+    student = StudentConfig(base=str(save_model(folder / "student", seed, scale=6.0)), device="cpu")
+    teacher = save_model(folder / "teacher", 100 + seed, scale=15.0)
     objective: Any = cross_entropy
     if kind:
         soft = {"teacher": str(teacher), "temperature": 1.0, "weight": 1.0, "divergence": kind}

@@ -43,13 +43,13 @@ def save_model(folder: Path, seed: int, vocabulary: int = VOCABULARY, scale: flo
 @pytest.fixture(scope="module")
 def student(tmp_path_factory: pytest.TempPathFactory) -> StudentConfig:
     """A student with random weights."""
-    return StudentConfig(base=str(save_model(tmp_path_factory.mktemp("student"), 0)), device="cpu")
+    return StudentConfig(base=str(save_model(tmp_path_factory.mktemp("student"), 0, scale=6.0)), device="cpu")
 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A teacher whose next token is far from certain, but far from even too."""
-    return save_model(tmp_path_factory.mktemp("teacher"), 1, scale=6.0)
+    return save_model(tmp_path_factory.mktemp("teacher"), 1, scale=15.0)
 
 
 def sampled(folder: Path, count: int, seed: int) -> Rows:
