@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from potstill.student.answers import Student
 
 SHOWN_FAILURES = 10
-PROGRESS_LINES = 20
-"""Lines of progress that a long batch says."""
+SAY_EVERY_S = 5.0
+"""Seconds between two lines of a batch's progress."""
 
 
 @with_session(
@@ -203,15 +204,15 @@ async def _run_batch(session: Session, questions: Sequence[str], journal: Journa
     known = journal.known(questions) if journal is not None else {}
     if known:
         session.say(f"{len(known)} of {len(questions)} questions were answered before")
-    step = max(1, len(questions) // PROGRESS_LINES)
-    done = len(known)
+    done, said = len(known), time.monotonic()
 
     def note(place: int, row: Row | None) -> None:
-        nonlocal done
+        nonlocal done, said
         done += 1
         if journal is not None and row is not None:
             journal.add(place, row)
-        if done % step == 0 and len(questions) >= PROGRESS_LINES:
+        if (now := time.monotonic()) - said >= SAY_EVERY_S:
+            said = now
             session.say(f"{done} of {len(questions)}")
 
     async with _router(session) as router:
