@@ -191,7 +191,8 @@ class Verdict(Record):
     """Can the student replace the teacher? Stands in `students/<name>/verdict.json`.
 
     `near_duplicates` counts held-out answers left out because their question stands among the training questions.
-    Break-even counts requests of all traffic, of which the student answers `coverage_paid`.
+    Break-even counts requests of all traffic, of which the student answers `coverage_paid`. `evaluation_id` names the
+    settings that it was judged by.
     """
 
     schema_version: Literal[1] = 1
@@ -217,6 +218,7 @@ class Verdict(Record):
     coverage_paid: float = 1.0
     requests_a_day: int | None = None
     break_even_days: float | None = None
+    evaluation_id: str = ""
 
 
 class Trace(Record):

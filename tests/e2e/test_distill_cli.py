@@ -78,7 +78,10 @@ def kill_after_checkpoint(folder: Path, command: list[str], checkpoints: Path) -
 
 
 def test_killed_run_resumes_to_the_same_student(tmp_path: Path, base: Path, potstill: Run) -> None:
-    """A run killed with SIGKILL goes on at its checkpoint and ends in the weights of a run that nothing disturbed."""
+    """A run killed with SIGKILL goes on at its checkpoint and ends in the weights of a run that nothing disturbed.
+
+    Once more, nothing is done; under another margin it is judged anew, and exported, without training.
+    """
     for name in ("killed", "whole"):
         write_dataset(Workspace(tmp_path / name))
     files = Workspace(tmp_path / "killed").student("student")
@@ -96,6 +99,12 @@ def test_killed_run_resumes_to_the_same_student(tmp_path: Path, base: Path, pots
     again = potstill(*arguments(base, "killed"))
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["trained"] is False
+    stamp = (files.adapter / "adapter_model.safetensors").stat().st_mtime_ns
+    other = potstill(*arguments(base, "killed"), "--set", "distill.margin=0.5", "--export")
+    assert other.returncode == 0, other.stderr
+    assert json.loads(other.stdout)["verdict"]["margin"] == 0.5
+    assert json.loads(other.stdout)["exported"][0]["agreement"]["same_token"] > 0.98
+    assert (files.adapter / "adapter_model.safetensors").stat().st_mtime_ns == stamp
 
 
 def test_broken_checkpoint_is_passed_over(tmp_path: Path, base: Path, potstill: Run) -> None:

@@ -36,7 +36,7 @@ def router_rule(judged: Sequence[Judged], margin: float, teacher_usd: Decimal = 
                 curve=curve,
             )
     reason = (
-        f"no threshold keeps {1 - margin:.0%} agreement; the best lower bound is {best:.0%} on {len(ranked)} prompts"
+        f"no threshold keeps {1 - margin:.0%} agreement; the best lower bound is {best:.1%} on {len(ranked)} prompts"
     )
     return RouterRule(threshold=None, coverage=0.0, agreement_low=best, reason=reason, curve=curve)
 

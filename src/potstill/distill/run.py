@@ -31,6 +31,8 @@ from potstill.student.manifest import StudentManifest, read_manifest
 from potstill.workspace import StudentFiles, Workspace, write_atomic
 
 Say = Callable[[str], None]
+JUDGED_BY = ("margin", "near_duplicate", "max_new_tokens", "requests_a_day")
+"""Settings of the verdict: changing one judges anew, and trains nothing."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def prepare(config: Config, workspace: Workspace) -> Prepared:
             "base": sha,
             "template": text_sha(tokenizer.chat_template),
             "data": data.sha,
-            "distill": config.distill.model_dump(mode="json", exclude={"gate", "report_to", "requests_a_day", "judge"}),
+            "distill": config.distill.model_dump(mode="json", exclude={"gate", "report_to", "judge", *JUDGED_BY}),
             "student": config.student.model_dump(mode="json"),
         }
     )
@@ -87,7 +89,7 @@ def distill(
     judging = config.distill.judge.max_usd is not None
     if trained and files.verdict.is_file():
         known = Verdict.model_validate_json(files.verdict.read_text("utf-8"))
-        if known.duel is not None or not judging:
+        if known.evaluation_id == _evaluation_id(config) and (known.duel is not None or not judging):
             return Distilled(read_manifest(files), known, fresh=False)
     if judging and (secrets is None or secrets.teacher_key is None):
         message = "distill.judge.max_usd is set, but there is no API key: set GEMINI_API_KEY in the environment"
@@ -120,9 +122,14 @@ def distill(
     )
     evidence = _judged(config, workspace, secrets, evidence, say)
     found = verdict(_case(config, data), evidence, datetime.now(UTC))
+    found = found.model_copy(update={"evaluation_id": _evaluation_id(config)})
     _write(files, manifest, found, evidence)
     shutil.rmtree(files.checkpoints, ignore_errors=True)
     return Distilled(manifest, found, fresh=True)
+
+
+def _evaluation_id(config: Config) -> str:
+    return content_id(config.distill.model_dump(mode="json", include=set(JUDGED_BY)))
 
 
 def _train(config: Config, files: StudentFiles, prepared: Prepared, follow: Follow) -> StudentManifest:
