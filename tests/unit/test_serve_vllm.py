@@ -25,6 +25,7 @@ def test_line_has_a_module_for_each_role_and_a_rank_that_vllm_takes() -> None:
 def test_roles_that_share_an_adapter_need_one_place() -> None:
     """Two roles over one shared adapter are two models and one LoRA in memory."""
     folders = {"one": Path("a"), "two": Path("a")}
-    command = vllm_command(StudentConfig(), ServeConfig(), "base", folders, 16)
+    command = vllm_command(StudentConfig(), ServeConfig(), "base", folders, 16, context=1024)
+    assert command[command.index("--max-model-len") + 1] == "1024"
     assert command[command.index("--max-loras") + 1] == "1"
     assert command[command.index("--max-lora-rank") + 1] == "16"

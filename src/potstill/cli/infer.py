@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass

@@ -7,6 +7,7 @@ import os
 import shlex
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -50,7 +51,7 @@ def serve_local(
 
 def _vllm(session: Session, *, only_print: bool) -> None:
     """Show the line that starts vLLM, or become it."""
-    from potstill.serve.vllm import KEY_VARIABLE, adapter_folders, adapter_rank, systems_of, vllm_command
+    from potstill.serve.vllm import KEY_VARIABLE, adapter_folders, adapter_rank, base_context, systems_of, vllm_command
     from potstill.student.manifest import read_manifest
     from potstill.workspace import read_text
 
@@ -60,7 +61,9 @@ def _vllm(session: Session, *, only_print: bool) -> None:
     folders = adapter_folders(files, manifest)
     ranks = [adapter_rank(read_text(folder / "adapter_config.json", "adapter")) for folder in folders.values()]
     student = config.student.model_copy(update={"revision": manifest.revision})
-    command = vllm_command(student, config.serve, manifest.base, folders, max(ranks))
+    shape = Path(manifest.base) / "config.json"
+    context = base_context(read_text(shape, "base")) if shape.is_file() else None
+    command = vllm_command(student, config.serve, manifest.base, folders, max(ranks), context)
     if only_print:
         session.show({"command": command, "systems": systems_of(manifest)}, shlex.join(command))
         return

@@ -27,13 +27,25 @@ def adapter_rank(config: str) -> int:
     return int(json.loads(config)["r"])
 
 
+def base_context(config: str) -> int | None:
+    """The tokens that a base looks at, from its `config.json`; None where it does not say."""
+    length = json.loads(config).get("max_position_embeddings")
+    return None if length is None else int(length)
+
+
 def vllm_command(
-    student: StudentConfig, serve: ServeConfig, base: str, folders: Mapping[str, Path], rank: int
+    student: StudentConfig,
+    serve: ServeConfig,
+    base: str,
+    folders: Mapping[str, Path],
+    rank: int,
+    context: int | None = None,
 ) -> list[str]:
-    """`vllm serve` with one model a role. `rank` is the largest of the adapters'.
+    """`vllm serve` with one model a role. `rank` is the largest of the adapters', `context` the base's own, if known.
 
     vLLM adds no system prompt of its own: a request must bring its role's, as it stands in the student's manifest.
     """
+    length = serve.limits.max_prompt_tokens + serve.limits.max_new_tokens
     modules = [json.dumps({"name": role, "path": str(folder)}) for role, folder in folders.items()]
     command = [
         "vllm", "serve", base,
@@ -44,7 +56,7 @@ def vllm_command(
         "--max-loras", str(len(set(folders.values()))),
         "--max-lora-rank", str(next(allowed for allowed in RANKS if allowed >= rank)),
         "--max-num-seqs", str(serve.limits.max_batch),
-        "--max-model-len", str(serve.limits.max_prompt_tokens + serve.limits.max_new_tokens),
+        "--max-model-len", str(length if context is None else min(length, context)),
         "--generation-config", "vllm",
         "--dtype", student.dtype,
     ]  # fmt: skip
