@@ -18,6 +18,7 @@ from potstill.distill.data import Rows
 from potstill.distill.progress import Progress
 from potstill.distill.resume import last_checkpoint, own_checkpoints, stop_early
 from potstill.distill.train import Job, train
+from potstill.errors import MachineError
 
 SETTINGS: dict[str, Any] = {
     "lora": {"r": 4, "target_modules": "all-linear", "dropout": 0.1},
@@ -125,6 +126,16 @@ def test_two_processes_train_what_one_trains(tmp_path: Path, base: Path) -> None
     left, right = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "two"))
     assert max(float((left[name] - right[name]).abs().max()) for name in left) < 1e-4
     assert max(float(each.abs().max()) for name, each in left.items() if "lora_B" in name) > 1e-2
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
+def test_a_launcher_that_shards_the_base_is_refused(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Under FSDP or DeepSpeed it ends with what to do instead of summing parts of gradients."""
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(MachineError, match=name):
+        train(StudentConfig(base=str(base), device="cpu"), job(tmp_path), ignore)
 
 
 def two(folder: Path) -> Job:

@@ -16,6 +16,7 @@ from potstill.distill.data import Rows
 from potstill.distill.engine import Engine, Objective, choose_checkpointing, cross_entropy, use_packing
 from potstill.distill.oom import Admit, TokenLimit, admit_all, machine_name
 from potstill.distill.packing import Document
+from potstill.distill.processes import refuse_sharding
 from potstill.distill.progress import Follow
 from potstill.distill.resume import last_checkpoint, load_best, own_checkpoints
 from potstill.distill.trainer import Splits, lora_trainer
@@ -52,6 +53,7 @@ def train(config: StudentConfig, job: Job, follow: Follow) -> list[dict[str, flo
     """
     from transformers import set_seed
 
+    refuse_sharding()
     arguments = trainer_arguments(config, job)
     with arguments.main_process_first():
         own_checkpoints(job.checkpoints, job.plan_id)
