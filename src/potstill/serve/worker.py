@@ -229,7 +229,7 @@ class SharedStudent:
         return self._worker.student.fingerprint
 
     def answer(self, queries: Sequence[StudentQuery]) -> list[StudentAnswer]:
-        """Answer all queries, in their order; raises InputError, or MachineError where the queue is full."""
+        """Answer all queries, in their order; raises InputError, or QueueFullError."""
         found = {piece.index: piece.answer for piece in self.stream(queries) if piece.answer is not None}
         return [found[index] for index in range(len(queries))]
 
