@@ -67,7 +67,7 @@ potstill serve-local -c $config -w $run --port 0 >"$run/server.out" &
 server=$!
 OPENAI_BASE_URL=$(address "$run/server.out")/v1
 export OPENAI_BASE_URL
-show python scripts/ask_server.py "How much GPU memory do I need to run a small model?" hardware-expert cost-analyst hybrid
+show python scripts/ask_server.py "How much GPU memory do I need to run a small model?" hardware-expert cost-analyst
 kill -TERM $server && wait $server || true
 server=
 

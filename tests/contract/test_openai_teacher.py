@@ -30,7 +30,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Scri
     student = ScriptedStudent(lambda query: f"You asked: {query.messages[-1].content}", roles=("distiller",))
     listener = listen("127.0.0.1", 0)
     log = tmp_path_factory.mktemp("served") / "serve.jsonl"
-    app = create_app(student, ServeConfig(), log_file=log, keys=())
+    app = create_app(student, ServeConfig(), log_file=log)
     running = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none"))
     thread = threading.Thread(target=lambda: asyncio.run(running.serve([listener])))
     thread.start()
@@ -93,13 +93,8 @@ async def test_a_model_that_the_server_lacks_ends_the_run(server: tuple[str, Scr
         with pytest.raises(UsageError, match="nobody"):
             await teacher.ask(asked(missing))
     config = config_of(url, free)
-    refused = build_request(
-        config.teacher,
-        [Message(role="user", content="Q")],
-        temperature=0.5,
-        max_output_tokens=5,
-        schema={"type": "object"},
-    )
+    hot = [Message(role="user", content="Q")]
+    refused = build_request(config.teacher, hot, temperature=9.0, max_output_tokens=5)
     async with open_teacher(config, Secrets(), Workspace(tmp_path / "b"), command="generate") as teacher:
         with pytest.raises(TeacherError):
             await teacher.ask(refused)
