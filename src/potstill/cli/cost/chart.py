@@ -55,7 +55,7 @@ def draw(path: Path, days: Sequence[int], curves: Sequence[Curve], title: str, m
         for index, curve in enumerate(curves):
             colour = PALETTE[index % len(PALETTE)]
             values = [float(usd * money.rate) for usd in curve.usd]
-            label = f"{curve.name}: {money.show(curve.month_usd)} a month"
+            label = f"{curve.name}: {money.show(curve.month_usd)} a month{_even(curve)}"
             style = STYLES[index % len(STYLES)]
             axes.plot(days, values, color=colour, linestyle=style, linewidth=2, label=label, clip_on=False)
             _mark(axes, curve, days, values, colour)
@@ -80,8 +80,7 @@ def bars(curves: Sequence[Curve], money: Currency, horizon_days: int) -> str:
     for curve, total in zip(curves, totals, strict=True):
         length = int(total / most * BAR) if most else 0
         bar = "█" * length or ("▏" if total else "")
-        even = f"  (even after {curve.break_even_days} days)" if curve.break_even_days is not None else ""
-        lines.append(f"{curve.name}{' ' * (names - width(curve.name))}  {bar} {money.show(total)}{even}")
+        lines.append(f"{curve.name}{' ' * (names - width(curve.name))}  {bar} {money.show(total)}{_even(curve)}")
     return "\n".join(lines)
 
 
@@ -92,10 +91,12 @@ def _mark(axes: Axes, curve: Curve, days: Sequence[int], values: Sequence[float]
         return
     value = values[0] + (values[-1] - values[0]) * even / days[-1]
     axes.plot([even], [value], "o", color=colour, markersize=8)
-    side, offset = ("right", (-8, 8)) if even > days[-1] / 2 else ("left", (8, -14))
-    axes.annotate(
-        f"even after {even} days", (even, value), textcoords="offset points", xytext=offset, ha=side, color=colour
-    )
+
+
+def _even(curve: Curve) -> str:
+    """When a scheme has earned back its initial investment, in words."""
+    days = curve.break_even_days
+    return "" if days is None else f", even after {days} {'day' if days == 1 else 'days'}"
 
 
 def _fonts() -> list[str]:
