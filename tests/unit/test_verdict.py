@@ -133,7 +133,7 @@ def test_roles_of_one_prompt_are_one_case() -> None:
     rule = router_rule([*unsure, *sure], 0.1)
     assert rule.threshold == -0.1
     assert rule.coverage == 1
-    assert rule.reason.startswith("100 of 100")
+    assert "100 of 100 answers" in rule.reason
 
 
 def test_cut_off_answers_never_stand_alone() -> None:

@@ -27,7 +27,10 @@ def router_rule(judged: Sequence[Judged], margin: float, teacher_usd: Decimal = 
     for point in curve:
         if point.agreement_low >= 1 - margin:
             count = round(point.coverage * len(ranked))
-            reason = f"{round(point.agreement * count)} of {count} answers above it agree with the teacher"
+            reason = (
+                f"the teacher can be left out from a mean log-probability of {point.threshold:.3f} on, for {point.coverage:.0%} of "
+                f"prompts: {round(point.agreement * count)} of {count} answers there agree with the teacher"
+            )
             return RouterRule(
                 threshold=point.threshold,
                 coverage=point.coverage,
