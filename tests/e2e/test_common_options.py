@@ -67,3 +67,16 @@ def test_output_has_no_colour_codes_in_a_pipe(potstill: Run) -> None:
     """What goes into a file or a pipe is plain text."""
     result = potstill("doctor")
     assert "\x1b[" not in result.stdout + result.stderr
+
+
+def test_verbose_says_what_is_used_and_why_it_failed(potstill: Run) -> None:
+    """-v names each value that is no default with its origin, and the cause of an error; never a key."""
+    env = {"GEMINI_API_KEY": "a-very-secret-key"}
+    result = potstill("cost", "report", "-v", "--set", "teacher.rpm=7", env=env)
+    assert "teacher.rpm = 7  (--set)" in result.stderr
+    assert "key: GEMINI_API_KEY" in result.stderr
+    assert "teacher.rpm" not in potstill("cost", "report", "--set", "teacher.rpm=7").stderr
+    failed = potstill("generate", "--prompts", "none.jsonl", "-v", "-c", "no-such.yaml", env=env)
+    assert failed.returncode == 2
+    assert "cause: FileNotFoundError" in failed.stderr
+    assert "a-very-secret-key" not in result.stderr + failed.stderr

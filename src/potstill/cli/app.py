@@ -56,13 +56,15 @@ def root(
 
 def main() -> None:
     """Run the command line; every expected failure ends in its exit code, a bug in 1, an interrupt in 130."""
-    as_json = "--json" in sys.argv[1:]
-    # A library that deprecates another library's call is no news for whoever runs a command; tests do see it.
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    given = set(sys.argv[1:])
+    as_json, verbose = "--json" in given, bool({"-v", "--verbose"} & given)
+    if not verbose:
+        # A library that deprecates another library's call is no news for whoever runs a command; tests do see it.
+        warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         code = app(standalone_mode=False)
     except PotstillError as error:
-        code = _report(error, as_json=as_json)
+        code = _report(error, as_json=as_json, verbose=verbose)
     except typer.Abort:
         code = 130
     except KeyboardInterrupt:
@@ -82,12 +84,15 @@ def main() -> None:
     sys.exit(code or 0)
 
 
-def _report(error: PotstillError, *, as_json: bool) -> int:
+def _report(error: PotstillError, *, as_json: bool, verbose: bool) -> int:
     secrets = read_secrets()
     message = secrets.redact(error.message)
     sys.stderr.write(f"potstill: {message}\n")
     if error.hint:
         sys.stderr.write(f"  hint: {secrets.redact(error.hint)}\n")
+    if verbose and error.__cause__ is not None:
+        cause = f"{type(error.__cause__).__name__}: {error.__cause__}"
+        sys.stderr.write(f"  cause: {secrets.redact(cause)}\n")
     if as_json:
         document = {"schema_version": 1, "error": message, "hint": error.hint, "exit_code": error.exit_code}
         sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")

@@ -44,7 +44,7 @@ def distill(
         show_plan(session, card, memory_gib)
         return
     try:
-        quiet_libraries()
+        quiet_libraries(session)
         from potstill.distill.run import distill as run_distill
         from potstill.distill.run import prepare
 

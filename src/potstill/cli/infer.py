@@ -276,7 +276,7 @@ def _student(session: Session) -> Student | None:
     def load() -> Student:
         from potstill.student.local import load_student
 
-        quiet_libraries()
+        quiet_libraries(session)
         return load_student(files, config.student)
 
     if not roles:

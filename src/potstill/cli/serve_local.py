@@ -86,7 +86,7 @@ async def _serve(session: Session, listener: socket.socket, *, hybrid: bool) -> 
     from potstill.serve.server import run, url_of
     from potstill.student.local import load_student
 
-    quiet_libraries()
+    quiet_libraries(session)
     config, secrets, workspace = session.config, session.secrets, session.workspace
     student = load_student(workspace.student(config.distill.name), config.student)
     keys = Keys(

@@ -77,6 +77,14 @@ class Session:
         lines = [f"potstill: {error.message}", *([f"  hint: {error.hint}"] if error.hint else [])]
         sys.stderr.write(self.secrets.redact("\n".join(lines)) + "\n")
 
+    def explain(self) -> None:
+        """Say for --verbose which workspace, key and values are used, and where each value comes from."""
+        self.say(f"workspace: {self.workspace.root.absolute()}")
+        self.say(f"key: {self.secrets.teacher_key_variable or 'none'}")
+        for key, value in flatten(self.config).items():
+            if (origin := self.resolved.origins[key]) != "default":
+                self.say(f"{key} = {_plain(value)}  ({origin})")
+
     def show_plan(self, document: Mapping[str, Any], text: str) -> None:
         """Answer `--dry-run`: what would happen, then every config value with its origin."""
         values = flatten(self.config)
@@ -94,7 +102,14 @@ COMMON: dict[str, Any] = {
     "workspace": Annotated[str | None, typer.Option("--workspace", "-w", help="Folder for everything made.")],
     "as_json": Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")],
     "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")],
-    "verbose": Annotated[bool, typer.Option("--verbose", "-v", help="More on standard error.")],
+    "verbose": Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            "-v",
+            help="Say which values are used and from where; show the libraries' notices and the cause of an error.",
+        ),
+    ],
     "dry_run": Annotated[bool, typer.Option("--dry-run", help="Show config and plan; spend, train, write nothing.")],
 }
 
@@ -107,8 +122,10 @@ def colour_wanted(stream: TextIO) -> bool:
     return console.is_terminal and not console.no_color
 
 
-def quiet_libraries() -> None:
-    """Keep the model libraries' bars and notices off the terminal; errors still come through. Loads transformers."""
+def quiet_libraries(session: Session) -> None:
+    """Keep the model libraries' bars and notices off the terminal, but for --verbose. Loads transformers."""
+    if session.verbose:
+        return
     import logging
 
     from transformers.utils.logging import disable_progress_bar
@@ -141,6 +158,8 @@ def with_session(**shorthands: str) -> Callable[[Command], Command]:
         @functools.wraps(command)
         def run(**given: Any) -> None:
             session = _session(command.__name__.replace("_", "-"), given, keys)
+            if session.verbose:
+                session.explain()
             command(session, **{parameter.name: given[parameter.name] for parameter in own})
 
         run.__signature__ = inspect.Signature([*own, *flags, *common])  # type: ignore[attr-defined]

@@ -46,11 +46,6 @@ class Machine:
     gpus: tuple[Gpu, ...]
     packages: dict[str, str | None]
 
-    @property
-    def has_local(self) -> bool:
-        """Whether distill, serve-local and infer can run here."""
-        return all(self.packages[name] for name in LOCAL_PACKAGES)
-
 
 def inspect_machine(folder: Path) -> Machine:
     """Look at this machine; `folder` says which disk. Loads torch only where it is installed."""

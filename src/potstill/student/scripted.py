@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from potstill.errors import InputError
 from potstill.records import content_id
 from potstill.student.answers import ChosenToken, Piece, StudentAnswer, StudentQuery
+from potstill.student.lineup import Lineup
 
 Script = Callable[[StudentQuery], str]
 
@@ -71,8 +71,7 @@ class ScriptedEngine:
         self._student = student
         self._slots = slots
         self._rows: list[ScriptedRow] = []
-        self._waiting: deque[ScriptedRow] = deque()
-        self._made = 0
+        self._waiting: Lineup[ScriptedRow] = Lineup()
 
     @property
     def running(self) -> int:
@@ -94,20 +93,16 @@ class ScriptedEngine:
 
     def add(self, prepared: Any) -> int:
         """Let a query join."""
-        prepared.number = self._made
-        self._made += 1
-        self._waiting.append(prepared)
-        return int(prepared.number)
+        return self._waiting.join(prepared)
 
     def cancel(self, number: int) -> None:
         """Drop a query."""
         self._rows = [row for row in self._rows if row.number != number]
-        self._waiting = deque(row for row in self._waiting if row.number != number)
+        self._waiting.drop(number)
 
     def step(self) -> list[Piece]:
         """One word of each running query."""
-        while self._waiting and len(self._rows) < self._slots:
-            self._rows.append(self._waiting.popleft())
+        self._rows += self._waiting.take(self._slots - len(self._rows))
         pieces = [self._word(row) for row in self._rows]
         done = {piece.index for piece in pieces if piece.answer is not None}
         self._rows = [row for row in self._rows if row.number not in done]

@@ -9,12 +9,13 @@ slots; a row that ends is replaced by the last one. After Orca (Yu et al., OSDI 
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
 from potstill.student.answers import Piece
 from potstill.student.decoding import Row
+from potstill.student.lineup import Lineup
 from potstill.student.lora import AdapterBank
 from potstill.student.sampling import choose
 
@@ -146,9 +147,8 @@ class SlotEngine:
         self._prefixes = prefixes
         self._slots = slots
         self._memory = SlotMemory()
-        self._waiting: deque[Row] = deque()
+        self._waiting: Lineup[Row] = Lineup()
         self._rows: list[Row] = []
-        self._made = 0
 
     @property
     def running(self) -> int:
@@ -167,10 +167,7 @@ class SlotEngine:
 
     def add(self, row: Row) -> int:
         """Let a row join."""
-        row.number = self._made
-        self._made += 1
-        self._waiting.append(row)
-        return row.number
+        return self._waiting.join(row)
 
     def cancel(self, number: int) -> None:
         """Drop a row."""
@@ -178,7 +175,7 @@ class SlotEngine:
             if row.number == number:
                 self._leave(slot)
                 return
-        self._waiting = deque(row for row in self._waiting if row.number != number)
+        self._waiting.drop(number)
 
     def step(self) -> list[Piece]:
         """Read a part of the new prompts, and give every running row one token."""
@@ -200,9 +197,9 @@ class SlotEngine:
 
     def _admit(self) -> None:
         """Give waiting rows the free slots, after those that run; a known beginning is copied, not read."""
-        free = min(self._slots - len(self._rows), len(self._waiting))
+        free = self._slots - len(self._rows)
         # Short prompts first, so that prompts of like length are read together with little padding.
-        for row in sorted((self._waiting.popleft() for _ in range(free)), key=Row.unread):
+        for row in sorted(self._waiting.take(free), key=Row.unread):
             kept = self._prefixes.find(row.key) if row.shared else None
             if kept is not None:
                 self._memory.write(len(self._rows), kept)

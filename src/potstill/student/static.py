@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any
 
 from potstill.student.answers import Piece
 from potstill.student.decoding import Row
+from potstill.student.lineup import Lineup
 from potstill.student.lora import AdapterBank
 from potstill.student.sampling import choose
 
@@ -19,12 +19,11 @@ class StaticEngine:
         self._bank = bank
         self._pad = pad
         self._slots = slots
-        self._waiting: deque[Row] = deque()
+        self._waiting: Lineup[Row] = Lineup()
         self._rows: list[Row] = []
         self._gone: set[int] = set()
         self._cache: Any = None
         self._mask: Any = None
-        self._made = 0
 
     @property
     def running(self) -> int:
@@ -43,15 +42,12 @@ class StaticEngine:
 
     def add(self, row: Row) -> int:
         """Let a row join the next batch."""
-        row.number = self._made
-        self._made += 1
-        self._waiting.append(row)
-        return row.number
+        return self._waiting.join(row)
 
     def cancel(self, number: int) -> None:
         """Drop a row."""
         self._gone.add(number)
-        self._waiting = deque(row for row in self._waiting if row.number != number)
+        self._waiting.drop(number)
 
     def step(self) -> list[Piece]:
         """One token for every row of the batch; a new batch where the last is done."""
@@ -76,7 +72,7 @@ class StaticEngine:
     def _begin(self) -> Any:
         import torch
 
-        self._rows = [self._waiting.popleft() for _ in range(min(self._slots, len(self._waiting)))]
+        self._rows = self._waiting.take(self._slots)
         self._cache, self._gone = None, set()
         width = max(len(row.prompt) for row in self._rows)
         padding = [width - len(row.prompt) for row in self._rows]
