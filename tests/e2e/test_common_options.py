@@ -53,14 +53,15 @@ def test_json_is_one_document_with_its_version(arguments: tuple[str, ...], potst
     assert document["command"]
 
 
-def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
-    """`potstill cost prices | head -1` ends without a traceback."""
-    line = f"{COMMAND} cost prices | head -1; echo ${{PIPESTATUS[0]}}"
-    result = subprocess.run(
-        ["bash", "-c", line], cwd=tmp_path, env={**os.environ}, capture_output=True, text=True, check=False
-    )
-    assert result.stderr == ""
-    assert result.stdout.splitlines()[-1] in {"0", "141"}
+@pytest.mark.parametrize("arguments", ["cost prices --json", "cost prices", "--help"])
+def test_a_reader_that_goes_away_is_no_error(arguments: str, tmp_path: Path) -> None:
+    """A reader that closes the pipe before the first byte is written ends the command quietly with 0."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [str(COMMAND), *arguments.split()]
+    result = subprocess.run(command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_output_has_no_colour_codes_in_a_pipe(potstill: Run) -> None:

@@ -165,4 +165,5 @@ def test_an_interrupt_is_130(potstill: Run, tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, complaint = process.communicate(timeout=60)
         assert process.returncode == 130, complaint
+        assert "the same command goes on from here" in complaint
         assert potstill("generate", *FLAGS, env=env).returncode == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import traceback
 import warnings
@@ -21,6 +20,8 @@ from potstill.cli.init import init
 from potstill.cli.serve_local import serve_local
 from potstill.config import read_secrets
 from potstill.errors import PotstillError
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="potstill",
@@ -63,16 +64,13 @@ def main() -> None:
         warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         code = app(standalone_mode=False)
+        if code == INTERRUPTED:  # what typer makes of Ctrl-C
+            sys.stderr.write("interrupted; what was finished is saved, the same command goes on from here\n")
     except PotstillError as error:
         code = _report(error, as_json=as_json, verbose=verbose)
     except typer.Abort:
-        code = 130
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; what was finished is saved, the same command goes on from here\n")
-        code = 130
-    except BrokenPipeError:
-        # The reader of our output went away (`potstill ... | head`); point stdout elsewhere so that exit stays quiet.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = INTERRUPTED
+    except SystemExit:  # what typer makes of a reader that goes away (`potstill ... | head`): no error of ours
         code = 0
     except typer.TyperException as error:  # a usage error of the command line itself
         typer.echo(f"potstill: {error.format_message()}", err=True)
