@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from tests.unit.test_template import TEMPLATES, chat, make_tokenizer
 from tests.unit.test_verdict import sample
+from tokenizers import Regex, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from potstill.config import StudentConfig
 from potstill.distill.export import export
+from potstill.distill.gguf_file import SPLITS, refusal
 from potstill.distill.modelfile import modelfile, template
 from potstill.errors import InputError, QualityGateError
 from potstill.records import Message
@@ -26,24 +31,25 @@ ROPE = {
     "rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }  # fmt: skip
+LLAMA_3, QWEN_2 = (next(rule for rule, name in SPLITS.items() if name == wanted) for wanted in ("llama-bpe", "qwen2"))
 
 
-@pytest.fixture(scope="module")
-def student(tmp_path_factory: pytest.TempPathFactory) -> StudentFiles:
-    """A student on a two-layer base of Llama 3.2's kind, its adapter with random weights."""
-    import torch
+def make_student(folder: Path, family: str, template: str, cut: str, **shape: Any) -> StudentFiles:
+    """A student on a two-layer 16-bit base, its adapter with random weights; `cut` is how its tokenizer cuts text."""
+    import transformers
     from peft import LoraConfig, get_peft_model
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("exported")
-    tokenizer = make_tokenizer("llama3_2")
+    tokenizer = make_tokenizer(template)
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    rule = pre_tokenizers.Split(Regex(cut), "isolated")
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([rule, level])
     tokenizer.save_pretrained(folder / "base")
-    shape = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=2048, rope_parameters=ROPE, initializer_range=0.3,
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=len(tokenizer) + 6, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, initializer_range=0.1, **shape,
     )  # fmt: skip
-    model = LlamaForCausalLM(shape)
+    model = getattr(transformers, f"{family.removesuffix('Text')}ForCausalLM")(config).half()
     model.save_pretrained(folder / "base")
     files = StudentFiles(folder / "students" / "s")
     settings = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
@@ -58,19 +64,31 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> StudentFiles:
     return files
 
 
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> StudentFiles:
+    """A student on a base of Llama 3.2's kind."""
+    return make_student(tmp_path_factory.mktemp("exported"), "Llama", "llama3_2", LLAMA_3, rope_parameters=ROPE)
+
+
 CPU = StudentConfig(device="cpu")
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_merged_model_says_what_the_adapter_says(student: StudentFiles) -> None:
-    """On held-out answers the merged model, read back from disk, prefers the adapter's tokens, logits nearly equal."""
+    """On held-out answers the merged 16-bit model, read back from disk, says what the adapter says, also on a CPU.
+
+    So does the GGUF file, and old readers find their keys.
+    """
     found = export(student, CPU, [sample(f"why {number}") for number in range(3)])
     assert len(found) == 1
-    assert found[0].agreement.positions > 10
-    assert found[0].agreement.same_token == 1.0
-    assert found[0].agreement.largest_logit_difference < 1e-3
-    assert found[0].folder in found[0].gguf_command
+    for check in (found[0].agreement, found[0].gguf_agreement):
+        assert check is not None
+        assert check.positions > 10
+        assert check.same_token == 1.0
+        assert check.largest_logit_difference < 0.02
+        assert check.same_answers == check.answered == 3
     folder = Path(found[0].folder)
+    assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.float16}
     config = json.loads((folder / "config.json").read_text())
     assert config["rope_theta"] == 500000.0
     assert config["rope_scaling"]["rope_type"] == "llama3"
@@ -85,6 +103,50 @@ def test_merged_model_says_what_the_adapter_says(student: StudentFiles) -> None:
     text = Path(found[0].modelfiles["expert"]).read_text()
     assert 'SYSTEM """Be brief."""' in text
     assert 'PARAMETER stop "<|eot_id|>"' in text
+    assert text.startswith("FROM ./s.gguf\n")
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_gguf_of_a_qwen_base_says_what_the_adapter_says(tmp_path: Path) -> None:
+    """The other shape that is written: biases, tied embeddings, no BOS."""
+    files = make_student(tmp_path, "Qwen2", "qwen2_5", QWEN_2, tie_word_embeddings=True)
+    found = export(files, CPU, [sample()])[0].gguf_agreement
+    assert found is not None
+    assert found.same_token == 1.0
+    assert found.largest_logit_difference < 0.02
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_what_is_no_gguf_here_gets_the_command(tmp_path: Path) -> None:
+    """Gemma 3 is merged for readers old and new, and llama.cpp's own command stands where its GGUF file would."""
+    ropes = {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+    }
+    layers = ["sliding_attention", "full_attention"]
+    files = make_student(
+        tmp_path, "Gemma3Text", "gemma3", QWEN_2, rope_parameters=ropes, layer_types=layers, head_dim=8
+    )
+    found = export(files, CPU, [sample()])[0]
+    assert (found.gguf, found.gguf_reason) == (None, "a model of type gemma3_text")
+    assert found.folder in found.gguf_command
+    assert Path(found.modelfiles["expert"]).read_text().startswith("FROM .\n")
+    config = json.loads((Path(found.folder) / "config.json").read_text())
+    assert (config["rope_theta"], config["rope_local_base_freq"]) == (1e6, 10000.0)
+    assert config["rope_scaling"] == {"rope_type": "linear", "factor": 8.0}
+
+
+@pytest.mark.parametrize("cut", ["[a-z]+", ""])
+def test_unknown_tokenizer_is_not_written(cut: str) -> None:
+    """A rule for cutting text that llama.cpp has no name for is no GGUF, the byte-level one without any rule neither."""
+    tokenizer = make_tokenizer("llama3")
+    if cut:
+        level = tokenizer.backend_tokenizer.pre_tokenizer
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Split(Regex(cut), "isolated"), level]
+        )
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1))
+    assert refusal(model, tokenizer) == "its kind of tokenizer"
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

@@ -12,7 +12,7 @@ from potstill.cli.session import Session, quiet_libraries, with_session
 from potstill.errors import MachineError, QualityGateError
 
 if TYPE_CHECKING:
-    from potstill.distill.export import Exported
+    from potstill.distill.export import Agreement, Exported
     from potstill.distill.progress import Follow, Progress
     from potstill.records import Score, Verdict
 
@@ -82,11 +82,18 @@ def _export(session: Session) -> list[Exported]:
 def _exported(exported: list[Exported]) -> str:
     lines = []
     for item in exported:
-        check = f"{item.agreement.same_token:.1%} same tokens at {item.agreement.positions} places"
-        lines.append(f"merged into {item.folder}: {check}")
+        lines.append(f"merged into {item.folder}: {_agreement(item.agreement)}")
+        if item.gguf_agreement is not None:
+            lines.append(f"  {item.gguf}: {_agreement(item.gguf_agreement)}")
+        else:
+            lines.append(f"  no GGUF is written for {item.gguf_reason}; llama.cpp makes one: {item.gguf_command}")
         lines += [f"  ollama create {role} -f {path}" for role, path in item.modelfiles.items()]
-        lines.append(f"  {item.gguf_command}")
     return "".join(f"\n{line}" for line in lines)
+
+
+def _agreement(found: Agreement) -> str:
+    answers = f"{found.same_answers} of {found.answered} greedy answers"
+    return f"{found.same_token:.1%} same tokens at {found.positions} places, {answers}"
 
 
 def _text(verdict: Verdict) -> str:

@@ -1,44 +1,69 @@
-"""A student for other programs: merged 16-bit weights that old and new readers understand, checked against the adapter."""
+"""A student for other programs: merged 16-bit weights and a GGUF file, each read back and compared with the adapter."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from potstill.config import StudentConfig
+from potstill.distill.gguf_file import refusal, write_gguf
 from potstill.distill.modelfile import modelfile
 from potstill.errors import InputError, QualityGateError
 from potstill.records import Record, Sample
 from potstill.student.base import base_sha, load_base, load_tokenizer
 from potstill.student.manifest import StudentManifest, read_manifest
-from potstill.student.template import encode_sample, stop_ids
+from potstill.student.template import encode_prompt, encode_sample, stop_ids
 from potstill.workspace import StudentFiles, write_atomic
 
 CHECKED = 50
 """Held-out answers on which an export is compared with the adapter."""
 LEAST_AGREEMENT = 0.98
 """Share of positions at which adapter and export must prefer the same token; rounding to 16 bits moves near ties."""
+ANSWERED, ANSWER_TOKENS = 8, 32
+"""Held-out questions that adapter and export answer greedily, and how far."""
 
 
 class Agreement(Record):
-    """Adapter against export on held-out answers: same preferred tokens, and the largest difference of a logit."""
+    """Adapter against export on held-out answers: same preferred tokens, and the largest difference of a logit.
+
+    `same_answers`: how many of the questions `answered` greedily got the same tokens; one near tie changes the rest of
+    an answer, so no bar stands on it.
+    """
 
     positions: int
     same_token: float
     largest_logit_difference: float
+    answered: int
+    same_answers: int
 
 
 class Exported(Record):
-    """One exported model: its role (None: all), its folder, its Modelfile, and the check."""
+    """One exported model: its role (None: all), its folder, its Modelfiles, and the check of what was read back.
+
+    `gguf` is the file for llama.cpp, `gguf_agreement` its check; where it could not be written, `gguf_reason` says why
+    and `gguf_command` makes one.
+    """
 
     role: str | None
     folder: str
     modelfiles: dict[str, str]
     agreement: Agreement
+    gguf: str | None
+    gguf_agreement: Agreement | None
+    gguf_reason: str | None
     gguf_command: str
+
+
+@dataclass(frozen=True)
+class _Words:
+    """What a model says of held-out answers: logits at their positions, and its own greedy answers."""
+
+    logits: list[Any]
+    answers: list[list[int]]
 
 
 def export(
@@ -59,11 +84,12 @@ def export(
     else:
         parts = [(role.name, files.role_adapter(role.name), [role.name]) for role in manifest.roles]
     exported = [_export_one(files, manifest, config, part, held_out) for part in parts]
-    worst = min(exported, key=lambda item: item.agreement.same_token)
-    if worst.agreement.same_token < least_agreement:
-        share = f"{worst.agreement.same_token:.1%}"
-        message = f"the merged model in {worst.folder} prefers other tokens than its adapter: {share} are the same"
-        raise QualityGateError(message)
+    for item in exported:
+        for path, check in ((item.folder, item.agreement), (item.gguf, item.gguf_agreement)):
+            if check is not None and check.same_token < least_agreement:
+                share = f"{check.same_token:.1%}"
+                message = f"the merged model in {path} prefers other tokens than its adapter: {share} are the same"
+                raise QualityGateError(message)
     return exported
 
 
@@ -79,37 +105,65 @@ def _export_one(
     shutil.rmtree(folder, ignore_errors=True)
     tokenizer = load_tokenizer(config)
     samples = [sample for sample in held_out if sample.role in roles][:CHECKED]
-    wanted = _save_merged(config, tokenizer, adapter, folder, samples)
-    found = _scores(load_base(config.model_copy(update={"base": str(folder), "revision": None})), tokenizer, samples)
-    agreement = _compare(wanted, found)
+    name = f"{manifest.name}{f'-{role}' if role else ''}"
+    gguf = folder / f"{name}.gguf"
+    wanted, reason = _save_merged(config, tokenizer, adapter, gguf, samples)
+    merged = config.model_copy(update={"base": str(folder), "revision": None})
+    agreement = _compare(wanted, _words(load_base(merged), tokenizer, samples))
     modelfiles = {}
     for entry in manifest.roles:
         if entry.name in roles:
             path = folder / f"Modelfile.{entry.name}"
-            write_atomic(path, modelfile(tokenizer, ".", entry.system))
+            write_atomic(path, modelfile(tokenizer, "." if reason else f"./{gguf.name}", entry.system))
             modelfiles[entry.name] = str(path)
-    name = f"{manifest.name}{f'-{role}' if role else ''}.gguf"
-    command = f"python llama.cpp/convert_hf_to_gguf.py {folder} --outtype f16 --outfile {folder / name}"
-    return Exported(role=role, folder=str(folder), modelfiles=modelfiles, agreement=agreement, gguf_command=command)
+    return Exported(
+        role=role,
+        folder=str(folder),
+        modelfiles=modelfiles,
+        agreement=agreement,
+        gguf=None if reason else str(gguf),
+        gguf_agreement=None if reason else _compare(wanted, _words(load_gguf(gguf), tokenizer, samples)),
+        gguf_reason=reason,
+        gguf_command=f"python llama.cpp/convert_hf_to_gguf.py {folder} --outtype f16 --outfile {gguf}",
+    )
+
+
+def load_gguf(path: Path) -> Any:
+    """A GGUF file's weights, read by transformers' own reader, under the config that stands beside it."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(path.parent)
+    return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, config=config, dtype="float32")
 
 
 def _save_merged(
-    config: StudentConfig, tokenizer: Any, adapter: Path, folder: Path, samples: Sequence[Sample]
-) -> list[Any]:
-    """Write the merged model; gives what the unmerged one says of the samples."""
+    config: StudentConfig, tokenizer: Any, adapter: Path, gguf: Path, samples: Sequence[Sample]
+) -> tuple[_Words, str | None]:
+    """Write the merged model; gives what the unmerged one says of the samples, and why there is no GGUF file."""
     from peft import PeftModel
 
     model = PeftModel.from_pretrained(load_base(config), str(adapter)).eval()
-    scores = _scores(model, tokenizer, samples)
-    merged = model.merge_and_unload()
-    stops = sorted(stop_ids(tokenizer))
-    merged.generation_config.eos_token_id = stops
+    words = _words(model, tokenizer, samples)
+    merged = model.merge_and_unload().to(_half(config))
+    merged.generation_config.eos_token_id = sorted(stop_ids(tokenizer))
     merged.generation_config.pad_token_id = tokenizer.pad_token_id
+    folder = gguf.parent
     merged.save_pretrained(folder)
     tokenizer.save_pretrained(folder, save_jinja_files=False)
     write_atomic(folder / "chat_template.jinja", tokenizer.chat_template)
     make_readable(folder)
-    return scores
+    if (reason := refusal(merged, tokenizer)) is None:
+        write_gguf(merged, tokenizer, gguf, gguf.stem)
+    return words, reason
+
+
+def _half(config: StudentConfig) -> Any:
+    """The 16-bit type to write: the base's own, or bfloat16 for a base in 32 bits, whose range float16 may not hold."""
+    import torch
+    from transformers import AutoConfig
+
+    own = AutoConfig.from_pretrained(config.base, revision=config.revision).dtype
+    return own if own in {torch.float16, torch.bfloat16} else torch.bfloat16
 
 
 def make_readable(folder: Path) -> None:
@@ -120,13 +174,8 @@ def make_readable(folder: Path) -> None:
     """
     path = folder / "config.json"
     config = json.loads(path.read_text("utf-8"))
-    rope = config.get("rope_parameters") or {}
-    if "rope_theta" in rope:
-        config["rope_theta"] = rope["rope_theta"]
-    if rope.get("rope_type", "default") != "default":
-        config["rope_scaling"] = {name: value for name, value in rope.items() if name != "rope_theta"}
-    if "dtype" in config:
-        config["torch_dtype"] = config["dtype"]
+    for part in (config, config.get("text_config") or {}):
+        _add_old_keys(part)
     write_atomic(path, json.dumps(config, indent=2) + "\n")
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text("utf-8"))
@@ -135,28 +184,56 @@ def make_readable(folder: Path) -> None:
     write_atomic(path, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
-def _scores(model: Any, tokenizer: Any, samples: Sequence[Sample]) -> list[Any]:
-    """Logits at the answers' positions, one matrix a sample, on the CPU in float32."""
+def _add_old_keys(config: dict[str, Any]) -> None:
+    """What version 4 reads, beside what version 5 wrote. Gemma 3 has one rotary setting for each kind of layer."""
+    rope = config.get("rope_parameters") or {}
+    if "sliding_attention" in rope:
+        config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        rope = rope["full_attention"]
+    if "rope_theta" in rope:
+        config["rope_theta"] = rope["rope_theta"]
+    if rope.get("rope_type", "default") != "default":
+        config["rope_scaling"] = {name: value for name, value in rope.items() if name != "rope_theta"}
+    if "dtype" in config:
+        config["torch_dtype"] = config["dtype"]
+
+
+def _words(model: Any, tokenizer: Any, samples: Sequence[Sample]) -> _Words:
+    """Logits at the answers' positions, one matrix a sample, on the CPU in float32, and some greedy answers."""
     import torch
 
-    found = []
+    logits, said = [], []
     device = next(model.parameters()).device
+    settings = _greedy(tokenizer)
     with torch.inference_mode():
         for sample in samples:
             encoded = encode_sample(tokenizer, sample.messages)
             places = [place - 1 for place, keep in enumerate(encoded.learned) if keep]
             ids = torch.tensor([encoded.ids], device=device)
             out = model(input_ids=ids, use_cache=False, logits_to_keep=torch.tensor(places, device=device))
-            found.append(out.logits[0].float().cpu())
-    return found
+            logits.append(out.logits[0].float().cpu())
+        for sample in samples[:ANSWERED]:
+            ids = torch.tensor([encode_prompt(tokenizer, sample.messages[:-1])], device=device)
+            out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+            said.append(out[0, ids.shape[1] :].tolist())
+    return _Words(logits, said)
 
 
-def _compare(left: Sequence[Any], right: Sequence[Any]) -> Agreement:
-    positions = sum(len(rows) for rows in left)
-    same = sum(int((a.argmax(-1) == b.argmax(-1)).sum()) for a, b in zip(left, right, strict=True))
-    largest = max((float((a - b).abs().max()) for a, b in zip(left, right, strict=True)), default=0.0)
+def _greedy(tokenizer: Any) -> Any:
+    from transformers import GenerationConfig
+
+    stops = sorted(stop_ids(tokenizer))
+    return GenerationConfig(max_new_tokens=ANSWER_TOKENS, eos_token_id=stops, pad_token_id=tokenizer.pad_token_id)
+
+
+def _compare(left: _Words, right: _Words) -> Agreement:
+    pairs = list(zip(left.logits, right.logits, strict=True))
+    positions = sum(len(rows) for rows in left.logits)
+    same = sum(int((a.argmax(-1) == b.argmax(-1)).sum()) for a, b in pairs)
     return Agreement(
         positions=positions,
         same_token=same / positions if positions else 1.0,
-        largest_logit_difference=largest,
+        largest_logit_difference=max((float((a - b).abs().max()) for a, b in pairs), default=0.0),
+        answered=len(left.answers),
+        same_answers=sum(a == b for a, b in zip(left.answers, right.answers, strict=True)),
     )

@@ -1,0 +1,162 @@
+"""A merged model as one GGUF file in float16, for llama.cpp and Ollama: Llama and Qwen 2 shapes with a byte-level BPE.
+
+The container, the names of keys and tensors are the `gguf` package's. What is done here is what llama.cpp expects of
+a converter: query and key rows in its rotary order, rope factors as a tensor, and the tokenizer's kind by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from potstill.student.template import stop_ids
+
+SPLITS = {
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": "llama-bpe",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": "qwen2",
+    "": "gpt-2",
+}
+"""How a tokenizer cuts text into words -> llama.cpp's name for that; "" is the byte-level pre-tokenizer's own rule."""
+ROPES = ("default", "linear", "llama3")
+"""Kinds of rotary scaling that are a factor for each frequency and nothing else."""
+VECTOR_DIMS = 1
+
+
+def refusal(model: Any, tokenizer: Any) -> str | None:
+    """Why this model cannot be written here; None where it can."""
+    config = model.config
+    if config.model_type not in {"llama", "qwen2"}:
+        return f"a model of type {config.model_type}"
+    if getattr(config, "mlp_bias", False) or (config.model_type == "llama" and config.attention_bias):
+        return "a Llama with biases"
+    if getattr(config, "use_sliding_window", False):
+        return "a sliding window"
+    if (rope := config.rope_parameters.get("rope_type", "default")) not in ROPES:
+        return f"rope of type {rope}"
+    return None if _cut_of(tokenizer) is not None else "its kind of tokenizer"
+
+
+def write_gguf(model: Any, tokenizer: Any, path: Path, name: str) -> None:
+    """Write weights (matrices in float16, vectors in float32), hyperparameters, tokenizer and chat template.
+
+    One tensor at a time: the file takes no memory of its own. Only for a model that `refusal` lets pass.
+    """
+    import gguf
+
+    config = model.config
+    writer = gguf.GGUFWriter(path, config.model_type)
+    writer.add_name(name)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    _describe(writer, model)
+    _add_tokenizer(writer, tokenizer, config.vocab_size)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[config.model_type.upper()], config.num_hidden_layers)
+    for label, tensor in _tensors(model, names):
+        dtype = _array(tensor[:0]).dtype
+        writer.add_tensor_info(label, tensor.shape, dtype, tensor.numel() * dtype.itemsize)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for _, tensor in _tensors(model, names):
+        writer.write_tensor_data(_array(tensor))
+    writer.close()
+
+
+def _describe(writer: Any, model: Any) -> None:
+    """The numbers of config.json by their names in GGUF."""
+    config = model.config
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(_head_dim(config))
+    writer.add_value_length(_head_dim(config))
+    writer.add_rope_dimension_count(_head_dim(config))
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+
+
+def _tensors(model: Any, names: Any) -> Iterator[tuple[str, Any]]:
+    """Every tensor with its name in GGUF."""
+    config = model.config
+    factors = _rope_factors(model)
+    if not bool((factors == 1).all()):
+        yield "rope_freqs.weight", factors
+    for key, tensor in model.state_dict().items():
+        if key == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        found = tensor
+        if config.model_type == "llama" and key.endswith(("q_proj.weight", "k_proj.weight")):
+            found = _interleaved(tensor, _head_dim(config))
+        yield names.get_name(key, try_suffixes=(".weight", ".bias")), found
+
+
+def _interleaved(weight: Any, head_dim: int) -> Any:
+    """Rows of each head from transformers' order (first halves, then second) to llama.cpp's (pair by pair)."""
+    rows, columns = weight.shape
+    return weight.reshape(rows // head_dim, 2, head_dim // 2, columns).swapaxes(1, 2).reshape(rows, columns)
+
+
+def _rope_factors(model: Any) -> Any:
+    """By how much each rotary frequency is slowed down (1: as trained at first); a 16-bit model has lost its own."""
+    import torch
+
+    config = model.config
+    size = _head_dim(config)
+    plain = config.rope_parameters["rope_theta"] ** -(torch.arange(0, size, 2, dtype=torch.float64) / size)
+    own = type(model.get_decoder().rotary_emb)(config).inv_freq.double()
+    return (plain / own).float().round(decimals=5)
+
+
+def _add_tokenizer(writer: Any, tokenizer: Any, size: int) -> None:
+    """Tokens in the order of their ids, filled up to the embedding's size, merges, special tokens and the template."""
+    import gguf
+
+    form = json.loads(tokenizer.backend_tokenizer.to_str())
+    kinds = {token["id"]: token["special"] for token in form["added_tokens"]}
+    words = {number: word for word, number in tokenizer.get_vocab().items()}
+    types = gguf.TokenType
+    marked = {number: types.CONTROL if special else types.USER_DEFINED for number, special in kinds.items()}
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(_cut_of(tokenizer))
+    writer.add_token_list([words.get(number, f"[PAD{number}]") for number in range(size)])
+    writer.add_token_types(
+        [marked.get(number, types.NORMAL if number in words else types.UNUSED) for number in range(size)]
+    )
+    merges = form["model"]["merges"]
+    writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in merges])
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_eot_token_id(next(iter(sorted(stop_ids(tokenizer) - {tokenizer.eos_token_id})), tokenizer.eos_token_id))
+    writer.add_pad_token_id(tokenizer.pad_token_id)
+    if tokenizer.bos_token_id is not None:
+        writer.add_bos_token_id(tokenizer.bos_token_id)
+    writer.add_add_bos_token(tokenizer.bos_token_id is not None)
+    writer.add_chat_template(tokenizer.chat_template)
+
+
+def _cut_of(tokenizer: Any) -> str | None:
+    """llama.cpp's name for how a byte-level BPE cuts text; None for any other tokenizer."""
+    form = json.loads(tokenizer.backend_tokenizer.to_str())
+    found = form["pre_tokenizer"] or {}
+    parts = found.get("pretokenizers", [found])
+    levels = [part for part in parts if part.get("type") == "ByteLevel"]
+    rules = [part["pattern"].get("Regex") for part in parts if part.get("type") == "Split"]
+    if form["model"]["type"] != "BPE" or len(levels) != 1 or len(levels) + len(rules) != len(parts):
+        return None
+    if levels[0]["add_prefix_space"] or levels[0]["use_regex"] == bool(rules) or len(rules) > 1:
+        return None
+    return SPLITS.get(rules[0] if rules else "")
+
+
+def _head_dim(config: Any) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def _array(tensor: Any) -> Any:
+    import torch
+
+    return tensor.to(torch.float32 if tensor.dim() == VECTOR_DIMS else torch.float16).contiguous().cpu().numpy()
