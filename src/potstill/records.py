@@ -8,7 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
 ID_SCHEME = "c1"
 CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -76,7 +76,10 @@ class Usage(Record):
 
 
 class Sample(Record):
-    """One answer of the teacher to one prompt in one role: a line of the dataset."""
+    """One answer of the teacher to one prompt in one role: a line of the dataset.
+
+    `rationale`: how the teacher says that it came to the last answer; left out of the line where it was not asked.
+    """
 
     id: str
     messages: tuple[Message, ...]
@@ -89,6 +92,7 @@ class Sample(Record):
     cost_usd: Usd
     prompt_sha: str
     created_at: datetime
+    rationale: str | None = Field(None, exclude_if=lambda text: text is None)
 
 
 class Rejected(Record):

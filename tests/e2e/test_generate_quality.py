@@ -114,6 +114,29 @@ def test_the_judge_has_a_budget_of_its_own(potstill: Run, tmp_path: Path, teache
 
 
 @pytest.mark.usefixtures("questions")
+def test_rationales_switched_on_pay_for_themselves_alone(potstill: Run, tmp_path: Path, teacher: Running) -> None:
+    """The plan names them; each kept answer gets one, paid once; answers, their ids and their cost stay as they were."""
+    env = {**KEY, "GOOGLE_GEMINI_BASE_URL": teacher.url}
+    command = ("generate", "--prompts", "questions.txt", "--json")
+    assert potstill(*command, env=env).returncode == 0
+    plain, sent = kept(tmp_path), len(teacher.log())
+    assert not any("rationale" in row for row in plain)
+    switch = ("--set", "generate.rationales.enabled=true")
+    planned = json.loads(potstill(*command, *switch, "--plan").stdout)["steps"]
+    assert [(step["step"], step["requests"]) for step in planned] == [("rationale", 4)]
+    document = json.loads(potstill(*command, *switch, env=env).stdout)
+    assert document["paid"] == 0
+    assert float(document["beside_usd"]["rationale"]) > 0
+    assert len(teacher.log()) == sent + 4
+    reasoned = kept(tmp_path)
+    assert all(row["rationale"] for row in reasoned)
+    assert [{**row, "rationale": None} for row in reasoned] == [{**row, "rationale": None} for row in plain]
+    assert potstill(*command, *switch, env=env).returncode == 0
+    assert len(teacher.log()) == sent + 4
+    assert kept(tmp_path) == reasoned
+
+
+@pytest.mark.usefixtures("questions")
 def test_a_stop_while_growing_is_130_and_nothing_is_lost(potstill: Run, tmp_path: Path, teacher: Running) -> None:
     """Ctrl-C between two rounds: what was in flight is in the ledger, and the same command pays for the rest only."""
     grow = {"target": 12, "method": "evolve", "near_duplicates": 0.95, "max_rounds": 3}

@@ -51,4 +51,4 @@ def test_what_was_lost_is_counted_and_said(tmp_path: Path) -> None:
     }
     said = " ".join(warnings(data, rows))
     assert all(word in said for word in ("are cut", "are dropped", "repeat another", "'cut me'", "too few"))
-    assert len(samples(tokenizer, rows.rows)) == 2
+    assert len(samples(tokenizer, rows)) == 2

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from potstill.cli.session import Session
 from potstill.errors import InputError, UsageError
 from potstill.pricing.compute import load_compute
+from potstill.pricing.tokens import estimate_tokens
 from potstill.student.fit import GIB, Memory, Recipe, training_memory
 from potstill.student.machine import inspect_machine
 from potstill.student.plan import LOSS_ROWS, USABLE_GIB, Choice, Effort, Power, choose, effort
@@ -104,10 +105,12 @@ def _tokens(session: Session) -> int:
     path = session.workspace.split("train")
     if not path.is_file():
         return 0
-    usages = [sample.usage for sample in read_samples(path)]
-    limit = session.config.distill.max_length
-    once = sum(min(limit, usage.input_tokens + usage.output_tokens) for usage in usages)
-    return round(once * session.config.distill.epochs)
+    samples, distill = read_samples(path), session.config.distill
+    sizes = [sample.usage.input_tokens + sample.usage.output_tokens for sample in samples]
+    if distill.rationale.weight is not None:
+        reasoned = [sample for sample in samples if sample.rationale]
+        sizes += [sample.usage.input_tokens + estimate_tokens(sample.rationale or "") for sample in reasoned]
+    return round(sum(min(distill.max_length, size) for size in sizes) * distill.epochs)
 
 
 def _best(best: Choice | None) -> Mapping[str, Any] | None:

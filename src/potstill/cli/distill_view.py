@@ -21,7 +21,7 @@ def show_dry_run(session: Session, found: Prepared) -> None:
     from potstill.distill.preview import counts, samples, warnings
 
     numbers, notes = counts(found.data, found.train), warnings(found.data, found.train)
-    shown = samples(found.tokenizer, found.train.rows)
+    shown = samples(found.tokenizer, found.train)
     colour = colour_wanted(sys.stdout)
     document = {
         **numbers,
@@ -32,6 +32,7 @@ def show_dry_run(session: Session, found: Prepared) -> None:
     size = f"{numbers['samples']} samples of {numbers['tokens']} tokens, {numbers['learned_share']:.0%} of them learned"
     lines = [
         f"would train on {size}; {numbers['held_out']} samples are held out for the verdict",
+        *([f"two tasks: the answer, and {numbers['rationales']} rationales"] if numbers["rationales"] else []),
         ", ".join(f"{name} {numbers[name]}" for name in ("truncated", "dropped", "duplicates", "leaks")),
         *(f"note: {note}" for note in notes),
         f"samples, with what is learned {how}:",

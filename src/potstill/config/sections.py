@@ -167,6 +167,14 @@ class JudgeConfig(Section):
     )
 
 
+class RationaleConfig(Section):
+    """How the teacher comes to its answers, asked for beside them. In the ledger too: none is paid for twice."""
+
+    enabled: bool = Field(False, description="Ask for the reasoning behind each answer that is kept.")
+    template: str = Field("rationale", description="Template file, or the shipped template by name.")
+    max_output_tokens: int = Field(256, ge=1, le=65536, description="Limit of one rationale, in tokens.")
+
+
 ExportFormat = Literal["openai", "sharegpt", "alpaca", "parquet"]
 
 
@@ -205,6 +213,7 @@ class GenerateConfig(Section):
     documents: DocumentsConfig = Field(DocumentsConfig(), description="Prompts from documents.")
     grow: GrowConfig = Field(GrowConfig(), description="Prompts from prompts.")
     judge: JudgeConfig = Field(JudgeConfig(), description="Answers marked by a rubric.")
+    rationales: RationaleConfig = Field(RationaleConfig(), description="Why the answers are what they are.")
     filters: FilterConfig = Field(FilterConfig(), description="What is sifted out.")
     splits: SplitConfig = Field(SplitConfig(), description="How prompts are dealt to train, validation and test.")
 

@@ -61,6 +61,18 @@ class SoftTargets(Section):
     )
 
 
+class RationaleTask(Section):
+    """The teacher's reasoning as a second task in training (arXiv 2305.02301); the student is served without it."""
+
+    weight: float | None = Field(
+        None,
+        gt=0,
+        le=10,
+        description="Weight of the rationales' loss beside the answers', each a mean over its tokens; null: not learned.",
+    )
+    template: str = Field("explain", description="What asks the student for a rationale: a file, or a shipped one.")
+
+
 class DistillConfig(Section):
     """dataset -> LoRA student -> verdict."""
 
@@ -81,6 +93,9 @@ class DistillConfig(Section):
     )
     compile: bool = Field(False, description="torch.compile each layer: minutes at the start, worth it on long runs.")
     soft_targets: SoftTargets = Field(SoftTargets(), description="Learning from a local teacher's probabilities.")
+    rationale: RationaleTask = Field(
+        RationaleTask(), description="Learning the teacher's reasoning beside its answers."
+    )
     eval_steps: int | None = Field(None, ge=1, description="Steps between evaluations; null: once an epoch.")
     early_stopping: int | None = Field(
         None, ge=1, description="Stop after so many evaluations without a better loss and keep the best. null: never."

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from potstill.distill.heldout import Leak, duplicates, fair
+from potstill.distill.packing import UNLEARNED
 from potstill.errors import InputError
-from potstill.records import Sample, text_sha
+from potstill.records import Message, Sample, text_sha
 from potstill.student.manifest import StudentRole
-from potstill.student.template import encode_sample, stop_ids
+from potstill.student.template import Encoded, encode_sample, stop_ids
 from potstill.workspace import Workspace, read_text
 
 
@@ -37,15 +38,25 @@ class Data:
     sha: dict[str, str]
 
 
+Row = dict[str, list[int]]
+Chat = Sequence[Message]
+
+
 @dataclass(frozen=True)
 class Rows:
-    """Token ids and labels (-100: not learned) of one split, and what was cut or left out."""
+    """Token ids and labels (-100: not learned) of one split, and what was cut or left out.
 
-    rows: list[dict[str, list[int]]]
+    `rationales`: place of a row -> its rationale's row, a second task that is learned in the same step;
+    `rationale_weight` is what one token of it counts for beside one of an answer.
+    """
+
+    rows: list[Row]
     truncated: int
     dropped: int
     tokens: int
     supervised: int
+    rationales: Mapping[int, Row] = field(default_factory=dict)
+    rationale_weight: float = 0.0
 
 
 def read_data(workspace: Workspace, near_duplicate: float) -> Data:
@@ -121,22 +132,49 @@ def _systems(samples: Sequence[Sample]) -> dict[str, list[str]]:
     return systems
 
 
-def encode(tokenizer: Any, samples: Sequence[Sample], max_length: int) -> Rows:
-    """Token ids and labels; a sample that is too long is cut, one of which nothing is left to learn is dropped."""
-    rows, truncated, dropped, tokens, supervised = [], 0, 0, 0, 0
+def _nothing(_: Sample) -> Chat | None:
+    """No second task."""
+    return None
+
+
+def encode(
+    tokenizer: Any, samples: Sequence[Sample], max_length: int, beside: Callable[[Sample], Chat | None] = _nothing
+) -> Rows:
+    """Token ids and labels; a sample that is too long is cut, one of which nothing is left to learn is dropped.
+
+    `beside` gives the chat of a sample's second task, if it has one.
+    """
+    rows: list[Row] = []
+    seconds: dict[int, Row] = {}
+    lengths: list[int] = []
     stops = stop_ids(tokenizer)
     for sample in samples:
-        encoded = encode_sample(tokenizer, sample.messages, stops)
-        truncated += len(encoded.ids) > max_length
-        ids, learned = encoded.ids[:max_length], encoded.learned[:max_length]
-        if not any(learned):
-            dropped += 1
+        row, length = _row(encode_sample(tokenizer, sample.messages, stops), max_length)
+        lengths.append(length)
+        if row is None:
             continue
-        labels = [token if keep else -100 for token, keep in zip(ids, learned, strict=True)]
-        rows.append({"input_ids": ids, "labels": labels})
-        tokens += len(ids)
-        supervised += sum(learned)
-    return Rows(rows, truncated, dropped, tokens, supervised)
+        rows.append(row)
+        chat = beside(sample)
+        second, length = _row(encode_sample(tokenizer, chat, stops), max_length) if chat else (None, 0)
+        lengths.append(length)
+        if second is not None:
+            seconds[len(rows) - 1] = second
+    tokens = sum(len(row["input_ids"]) for row in (*rows, *seconds.values()))
+    truncated = sum(length > max_length for length in lengths)
+    learned = sum(map(supervised, (*rows, *seconds.values())))
+    return Rows(rows, truncated, len(samples) - len(rows), tokens, learned, seconds)
+
+
+def supervised(row: Row) -> int:
+    """Tokens of a row that are learned."""
+    return sum(label != UNLEARNED for label in row["labels"])
+
+
+def _row(encoded: Encoded, max_length: int) -> tuple[Row | None, int]:
+    """The row of a chat, None where nothing of it is learned, and its uncut length."""
+    ids, learned = encoded.ids[:max_length], encoded.learned[:max_length]
+    labels = [token if keep else UNLEARNED for token, keep in zip(ids, learned, strict=True)]
+    return ({"input_ids": ids, "labels": labels} if any(learned) else None), len(encoded.ids)
 
 
 def _lines(text: str) -> list[str]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
 from potstill.distill.data import Data, Rows
 from potstill.records import Record
 
-SHOWN = 2
 FEW_HELD_OUT = 60
 """Held-out prompts below which not even a faultless student can be shown to agree in 90 % (Wilson)."""
 
@@ -34,6 +32,7 @@ def counts(data: Data, train: Rows) -> dict[str, Any]:
         "held_out": len(data.held_out),
         "leaks": len(data.leaks),
         "roles": [role.name for role in data.roles],
+        "rationales": len(train.rationales),
     }
 
 
@@ -44,6 +43,8 @@ def warnings(data: Data, train: Rows) -> list[str]:
         found.append(f"{train.truncated} samples are cut at distill.max_length and never learn where to stop")
     if train.dropped:
         found.append(f"{train.dropped} samples are dropped: their prompt alone fills distill.max_length")
+    if train.rationales and (lacking := len(train.rows) - len(train.rationales)):
+        found.append(f"{lacking} training samples have no rationale and teach the answer alone")
     if data.duplicates:
         found.append(f"{data.duplicates} training samples repeat another one of the same role")
     if data.leaks:
@@ -68,10 +69,11 @@ def stretches(tokenizer: Any, row: dict[str, list[int]]) -> list[Stretch]:
     ]
 
 
-def samples(tokenizer: Any, rows: Sequence[dict[str, list[int]]]) -> list[list[Stretch]]:
-    """The first and the longest row, which between them show most of what can go wrong."""
-    if not rows:
+def samples(tokenizer: Any, found: Rows) -> list[list[Stretch]]:
+    """The first and the longest row, which between them show most of what can go wrong, and the first one's rationale."""
+    if not found.rows:
         return []
-    longest = max(range(len(rows)), key=lambda place: len(rows[place]["input_ids"]))
-    places = dict.fromkeys((0, longest))
-    return [stretches(tokenizer, rows[place]) for place in list(places)[:SHOWN]]
+    longest = max(range(len(found.rows)), key=lambda place: len(found.rows[place]["input_ids"]))
+    rationale = next(iter(found.rationales.values()), None)
+    shown = [found.rows[place] for place in dict.fromkeys((0, longest))] + ([rationale] if rationale else [])
+    return [stretches(tokenizer, row) for row in shown]

@@ -19,6 +19,7 @@ from potstill.distill.engine import cross_entropy
 from potstill.distill.judge import Case, Evidence, own_agreement, verdict
 from potstill.distill.processes import is_first_process, leave_group
 from potstill.distill.progress import Follow
+from potstill.distill.rationales import training_rows
 from potstill.distill.report import page, plot_loss
 from potstill.distill.soft_targets import soft_objective
 from potstill.distill.train import Job, train
@@ -70,9 +71,9 @@ def prepare(config: Config, workspace: Workspace) -> Prepared:
             "student": config.student.model_dump(mode="json"),
         }
     )
-    length = config.distill.max_length
-    rows = encode(tokenizer, data.train, length), encode(tokenizer, data.validation, length)
-    return Prepared(data, tokenizer, *rows, sha, plan_id)
+    train_rows = training_rows(tokenizer, data.train, config)
+    validation_rows = encode(tokenizer, data.validation, config.distill.max_length)
+    return Prepared(data, tokenizer, train_rows, validation_rows, sha, plan_id)
 
 
 def distill(
@@ -179,11 +180,9 @@ def _jobs(config: Config, files: StudentFiles, prepared: Prepared) -> Iterator[J
 
 def _rows_of(role: str, config: Config, prepared: Prepared) -> tuple[Rows, Rows]:
     """Training and validation rows of one role."""
-    train_rows, validation_rows = (
-        encode(prepared.tokenizer, [sample for sample in split if sample.role == role], config.distill.max_length)
-        for split in (prepared.data.train, prepared.data.validation)
-    )
-    return train_rows, validation_rows
+    data, length = prepared.data, config.distill.max_length
+    own, held_out = ([each for each in split if each.role == role] for split in (data.train, data.validation))
+    return training_rows(prepared.tokenizer, own, config), encode(prepared.tokenizer, held_out, length)
 
 
 def _untrained(config: StudentConfig, data: Data, prepared: Prepared) -> LocalStudent:

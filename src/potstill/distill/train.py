@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def train(config: StudentConfig, job: Job, follow: Follow) -> list[dict[str, flo
     learning_rate = job.distill.learning_rate or default_learning_rate(base.config.hidden_size, base.config.model_type)
     arguments.learning_rate = learning_rate
     engine = _engine(base, job)
-    splits = Splits(_documents(job.train), _documents(job.validation))
+    splits = Splits(_questions(job.train), [Document.of(row) for row in job.validation.rows])
     trainer = lora_trainer(engine, job.distill, arguments, splits, follow)
     trainer.train(resume_from_checkpoint=last_checkpoint(job.checkpoints))
     if trainer.is_world_process_zero():
@@ -157,5 +157,11 @@ def compile_layers(base: Any) -> None:
         layer.compile(dynamic=True)
 
 
-def _documents(rows: Rows) -> list[Document]:
-    return [Document.of(row) for row in rows.rows]
+def _questions(rows: Rows) -> list[tuple[Document, ...]]:
+    """What one step learns of each sample: its answer, and its rationale where there is one."""
+
+    def second(place: int) -> tuple[Document, ...]:
+        row = rows.rationales.get(place)
+        return () if row is None else (replace(Document.of(row), weight=rows.rationale_weight),)
+
+    return [(Document.of(row), *second(place)) for place, row in enumerate(rows.rows)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from potstill.distill.resume import save_best, stop_early
 
 @dataclass(frozen=True)
 class Splits:
-    """Documents to train on, and documents whose loss is watched."""
+    """What is trained on, the documents of one sample together, and documents whose loss is watched."""
 
-    train: Sequence[Document]
+    train: Sequence[tuple[Document, ...]]
     validation: Sequence[Document]
 
 
@@ -66,12 +67,17 @@ def lora_trainer(engine: Engine, distill: DistillConfig, arguments: Any, splits:
         args=arguments,
         train_dataset=list(splits.train),
         eval_dataset=list(splits.validation) or None,
-        data_collator=list,
+        data_collator=_flat,
         callbacks=_callbacks(engine, distill, splits, follow),
     )
     trainer.pop_callback(_printer())
     engine.accelerator = trainer.accelerator
     return trainer
+
+
+def _flat(questions: Sequence[tuple[Document, ...]]) -> list[Document]:
+    """The documents of some samples."""
+    return list(chain.from_iterable(questions))
 
 
 def _batches(documents: Sequence[Document], arguments: Any) -> Iterator[Sequence[Document]]:
@@ -98,7 +104,8 @@ def _callbacks(engine: Engine, distill: DistillConfig, splits: Splits, follow: F
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if engine.model.device.type == "cuda":
-                engine.probe(splits.train, args.per_device_train_batch_size)
+                widest = max(len(each) for each in splits.train)
+                engine.probe(_flat(splits.train), args.per_device_train_batch_size * widest)
 
     class KeptBest(TrainerCallback):  # type: ignore[misc]
         """Keeps the adapter with the lowest validation loss, and stops when none comes any more."""

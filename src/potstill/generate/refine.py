@@ -1,6 +1,6 @@
-"""The paid steps before and after the plan: growing prompts, going on with chats, marking answers.
+"""The paid steps before and after the plan: growing prompts, going on with chats, marking answers, asking for reasons.
 
-Each stands in the ledger under a name of its own (`grow`, `converse`, `judge`), shares limits and budget with the plan,
+Each stands in the ledger under a name of its own (`grow`, `converse`, `judge`, `rationale`), shares limits and budget with the plan,
 and is replayed from the ledger for nothing. Batch mode would wait a day between two questions of one chat: these steps
 are sent as flex then, at the same price.
 """
@@ -22,6 +22,7 @@ from potstill.generate.forms import schema_check
 from potstill.generate.grow import Pool, grow, write_grown
 from potstill.generate.judge import Capped, Rubric, judging
 from potstill.generate.plan import Plan
+from potstill.generate.rationales import Rationales
 from potstill.generate.sift import Gauge, Kept, sift
 from potstill.generate.traces import traced_samples
 from potstill.ledger import Ledger, LedgerView
@@ -96,6 +97,7 @@ def paid_beside(config: Config, workspace: Workspace) -> dict[str, Decimal]:
         "grow": bool(generate.grow.target or generate.documents.files),
         "converse": generate.turns > 1,
         "judge": generate.judge.enabled,
+        "rationale": generate.rationales.enabled,
     }
     with LedgerView(workspace.ledger) as view:
         return {name: view.committed_by(name) for name, is_asked in asked.items() if is_asked}
@@ -113,7 +115,7 @@ async def grow_prompts(place: Place) -> Pool | None:
 
 
 async def refine(plan: Plan, samples: Samples, ledger: Ledger, place: Place, *, pay: bool) -> Refined:
-    """Go on with the chats and mark the answers; without `pay`, as far as the ledger holds them already."""
+    """Go on with the chats, mark the answers and ask why they are so; without `pay`, as far as the ledger holds them already."""
     generate = plan.config.generate
     gauge = Gauge(generate.filters, form=schema_check(plan.schema) if plan.schema is not None else None)
     extra = Extra(traced_samples(place.workspace, plan.roles) if generate.from_traces else ())
@@ -133,7 +135,13 @@ async def refine(plan: Plan, samples: Samples, ledger: Ledger, place: Place, *, 
         if pay and ended is None:
             ended = await _mark(lambda: extra.after(chats()), rubric, gauge, place)
         gauge = replace(gauge, judged=rubric.judged(stored), min_score=generate.judge.min_score)
-    return Refined(chats, gauge, extra, ended)
+    if not generate.rationales.enabled:
+        return Refined(chats, gauge, extra, ended)
+    rationales = Rationales(plan.config)
+    if pay and ended is None:
+        ended = await _explain(extra.after(chats()), rationales, gauge, place)
+    reasoned = tuple(rationales.explained(sample, stored) for sample in extra.samples)
+    return Refined(lambda: (rationales.explained(sample, stored) for sample in chats()), gauge, Extra(reasoned), ended)
 
 
 async def _converse(samples: Samples, conversations: Conversations, gauge: Gauge, place: Place) -> Ended:
@@ -162,6 +170,18 @@ async def _mark(samples: Samples, rubric: Rubric, gauge: Gauge, place: Place) ->
 
         workers = config.teacher.max_concurrency
         return await each(_kept(samples(), gauge), mark, workers=workers, what="answers could not be marked")
+
+
+async def _explain(samples: Iterable[Sample], rationales: Rationales, gauge: Gauge, place: Place) -> Ended:
+    """Ask how the teacher came to every answer that is kept in the end, marks included."""
+    async with place.teacher(place.config, "rationale") as teacher:
+
+        async def explain(sample: Sample) -> None:
+            await teacher.ask(rationales.request(sample))
+
+        kept = (sample for sample, verdict in sift(samples, gauge) if isinstance(verdict, Kept))
+        workers = place.config.teacher.max_concurrency
+        return await each(kept, explain, workers=workers, what="answers could not be explained")
 
 
 async def each(items: Iterable[Item], work: Callable[[Item], Awaitable[None]], *, workers: int, what: str) -> Ended:

@@ -1,4 +1,4 @@
-"""What the paid steps around a plan can come to: growing prompts, going on with chats, marking answers.
+"""What the paid steps around a plan can come to: growing prompts, going on with chats, marks, rationales.
 
 Ceilings, not estimates: every request at its dearest, and as if none of it were in the ledger. Growing asks for as many
 requests as it needs when no new prompt is rejected; rejected ones make it more, up to `grow.max_rounds`.
@@ -68,6 +68,8 @@ def _steps(plan: Plan) -> Iterator[Step]:
     if generate.judge.enabled:
         read = _tokens(config, generate.judge.rubric) + chat
         yield _step(judge.judging(config), "judge", cells, read, judge.MAX_OUTPUT_TOKENS)
+    if (why := generate.rationales).enabled:
+        yield _step(config, "rationale", cells, _tokens(config, why.template) + chat, why.max_output_tokens)
 
 
 def _grow_requests(config: Config) -> int:
