@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from potstill.infer.settings import Settings
     from potstill.infer.store import Judged
     from potstill.student.answers import Student
+    from potstill.workspace import StudentFiles
 
 SHOWN_FAILURES = 10
 SAY_EVERY_S = 5.0
@@ -263,13 +264,11 @@ def _student(session: Session) -> Student | None:
 
     config = session.config
     files = session.workspace.student(config.distill.name)
+    if config.infer.student_url is not None:
+        return _remote(session, config.infer.student_url, files)
     verdict = read_verdict(files)
     roles = tuple(role.name for role in load_roles(config.infer.roles, config.language))
     roles = roles or (tuple(verdict.by_role) if verdict else ())
-    if config.infer.student_url is not None:
-        from potstill.student.remote import RemoteStudent
-
-        return RemoteStudent(config.infer.student_url, roles)
     if not files.adapter.is_dir() and not (files.root / "adapters").is_dir():
         return None
 
@@ -283,6 +282,23 @@ def _student(session: Session) -> Student | None:
         return load()
     base = f"{config.student.base}@{config.student.revision}"
     return LazyStudent(config.distill.name, roles, files_fingerprint(files, base), load)
+
+
+def _remote(session: Session, url: str, files: StudentFiles) -> Student:
+    """The student of a server. Its system prompts: as it was trained on them, where it was trained here, else the files'."""
+    from potstill.student.manifest import read_manifest
+    from potstill.student.remote import RemoteStudent
+
+    config, key = session.config, session.secrets.student_key
+    known = load_roles(config.infer.roles or config.generate.roles, config.language)
+    systems = {role.name: role.system for role in known}
+    if files.manifest.is_file():
+        trained = {role.name: role.system for role in read_manifest(files).roles}
+        systems = (
+            {name: trained.get(name, system) for name, system in systems.items()} if config.infer.roles else trained
+        )
+    secret = None if key is None else key.get_secret_value()
+    return RemoteStudent(url, systems, secret, config.infer.student_timeout_s)
 
 
 def _judge(session: Session, most: int) -> None:

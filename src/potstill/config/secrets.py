@@ -25,20 +25,21 @@ class Secrets:
     teacher_key_variable: str | None = None
     serve_keys: tuple[SecretStr, ...] = ()
     serve_admin_keys: tuple[SecretStr, ...] = ()
+    student_key: SecretStr | None = None
     unused_keys: tuple[SecretStr, ...] = ()
     hub_token: SecretStr | None = None
 
     def redact(self, text: str) -> str:
         """Blank every secret in a text that is about to be shown."""
         own = (*self.serve_keys, *self.serve_admin_keys, *self.unused_keys)
-        for secret in (self.teacher_key, self.hub_token, *own):
+        for secret in (self.teacher_key, self.student_key, self.hub_token, *own):
             if secret is not None and len(secret.get_secret_value()) >= MIN_SECRET_CHARS:
                 text = text.replace(secret.get_secret_value(), "[redacted]")
         return text
 
 
 def read_secrets(environ: Mapping[str, str] | None = None, provider: str = "gemini") -> Secrets:
-    """The keys in the environment: the teacher's (GOOGLE_API_KEY wins, as in the SDK), the server's own, the hub's."""
+    """The keys in the environment: the teacher's (GOOGLE_API_KEY wins, as in the SDK), the servers', the hub's."""
     environ = os.environ if environ is None else environ
     variable = next((name for name in KEY_VARIABLES[provider] if environ.get(name)), None)
     unused = [environ.get(name) for names in KEY_VARIABLES.values() for name in names if name != variable]
@@ -47,9 +48,14 @@ def read_secrets(environ: Mapping[str, str] | None = None, provider: str = "gemi
         teacher_key_variable=variable,
         serve_keys=_keys(environ.get("POTSTILL_SERVE_API_KEYS", "")),
         serve_admin_keys=_keys(environ.get("POTSTILL_SERVE_ADMIN_KEYS", "")),
+        student_key=_one(environ, "POTSTILL_STUDENT_API_KEY"),
         unused_keys=tuple(SecretStr(key) for key in unused if key),
-        hub_token=SecretStr(environ["HF_TOKEN"]) if environ.get("HF_TOKEN") else None,
+        hub_token=_one(environ, "HF_TOKEN"),
     )
+
+
+def _one(environ: Mapping[str, str], name: str) -> SecretStr | None:
+    return SecretStr(environ[name]) if environ.get(name) else None
 
 
 def _keys(text: str) -> tuple[SecretStr, ...]:

@@ -218,5 +218,9 @@ class InferConfig(Section):
         300, gt=0, description="Seconds for Gemini, retries included; then the student's answer is served."
     )
     student_timeout_s: float = Field(120, gt=0, description="Seconds for the student; then Gemini answers alone.")
-    student_url: str | None = Field(None, description="An OpenAI-compatible server in place of the in-process student.")
+    student_url: str | None = Field(
+        None,
+        description="An OpenAI-compatible server in place of the in-process student, one model a role; up to and with /v1. "
+        "Its key: POTSTILL_STUDENT_API_KEY.",
+    )
     max_new_tokens: int = Field(256, ge=1, description="Limit of a student's answer, in tokens.")

@@ -91,7 +91,9 @@ class _Api:
             max_queue=self._limits.max_queue,
             observe=lambda queries: self.metrics.step(queries),  # noqa: PLW0108  (made below)
         )
-        self.metrics = Metrics(lambda: self._worker.running, lambda: self._worker.waiting)
+        self.metrics = Metrics(
+            lambda: self._worker.running, lambda: self._worker.waiting, lambda: self._worker.student.prefix_hits
+        )
         self._answering = Answering(self._worker, self._limits, self.metrics)
         self._routers = None if parts.router is None else Routers(parts.router(SharedStudent(self._worker)))
         self._hybrid = None if self._routers is None else Hybrid(self._routers, self._limits, self.metrics)

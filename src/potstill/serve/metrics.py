@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -24,7 +24,9 @@ class RoleTotals:
 class Metrics:
     """The counters of one server."""
 
-    def __init__(self, running: Callable[[], float], waiting: Callable[[], float]) -> None:
+    def __init__(
+        self, running: Callable[[], float], waiting: Callable[[], float], prefix_hits: Callable[[], float]
+    ) -> None:
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
         self.registry = CollectorRegistry()
@@ -48,6 +50,7 @@ class Metrics:
         self._baseline = Counter("potstill_baseline_usd", "Dollars that the teacher alone would have cost.", **where)
         Gauge("potstill_running", "Queries that have a place.", **where).set_function(running)
         Gauge("potstill_waiting", "Queries that wait for a place.", **where).set_function(waiting)
+        self.registry.register(_PrefixHits(prefix_hits))
 
     def request(self, path: str, status: int, seconds: float) -> None:
         """A request has ended."""
@@ -86,6 +89,20 @@ class Metrics:
         from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+
+class _PrefixHits:
+    """A counter that the student keeps, read when Prometheus asks."""
+
+    def __init__(self, hits: Callable[[], float]) -> None:
+        self._hits = hits
+
+    def collect(self) -> Iterator[Any]:
+        """The one value."""
+        from prometheus_client.metrics_core import CounterMetricFamily
+
+        says = "Prompts whose role's system prompt was not read again."
+        yield CounterMetricFamily("potstill_prefix_hits", says, value=self._hits())
 
 
 def page(metrics: Metrics, about: dict[str, Any], now: float) -> str:

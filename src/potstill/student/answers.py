@@ -135,5 +135,9 @@ class Engine(Protocol):
 class Continuous(Student, Protocol):
     """A student whose queries may join and leave a running batch."""
 
+    @property
+    def prefix_hits(self) -> int:
+        """Prompts whose beginning, their role's system prompt, was not read again."""
+
     def open(self, slots: int) -> Engine:
         """An engine with places for so many queries at once."""

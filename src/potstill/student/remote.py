@@ -2,29 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from potstill.errors import MachineError
+from potstill.errors import InputError, KeyRefusedError, MachineError, PotstillError
 from potstill.records import content_id
 from potstill.student.answers import Piece, StudentAnswer, StudentQuery
 
+KEY_HINT = "put the server's key into POTSTILL_STUDENT_API_KEY"
+CONNECTIONS = 32
+"""Requests in flight at once: a batch of the router."""
+BUSY = frozenset({429, 503})
+"""What a server says that is there but full."""
+BUSY_WAIT_S = 1.0
+"""Before a busy server is asked again, where it does not say when."""
+
 
 class RemoteStudent:
-    """Implements `answers.Student` over the official openai client; a role is a model name of the server."""
+    """Implements `answers.Student` over the official openai client; a role is a model name of the server.
 
-    def __init__(self, url: str, roles: tuple[str, ...]) -> None:
-        from openai import OpenAI
+    Every request brings its role's system prompt from `systems`: vLLM knows none, and potstill's own server takes it
+    in place of an equal one. `timeout_s` bounds an answer, the waits for a busy server included.
+    """
 
+    def __init__(self, url: str, systems: Mapping[str, str], key: str | None, timeout_s: float) -> None:
+        """Nothing is sent yet; raises MachineError where the openai client is missing."""
+        try:
+            from openai import DefaultHttpxClient, OpenAI
+        except ImportError as error:
+            message = "infer.student_url needs the openai client"
+            raise MachineError(message, hint="pip install 'potstill[openai]'") from error
         self.name = url
-        self.roles = roles
-        self.fingerprint = content_id({"url": url, "roles": list(roles)})
-        self._client = OpenAI(base_url=url, api_key="none", max_retries=0)
+        self.roles = tuple(systems)
+        self.fingerprint = content_id({"url": url, "systems": dict(systems)})
+        self._systems = dict(systems)
+        self._timeout_s = timeout_s
+        http = DefaultHttpxClient(follow_redirects=False)
+        weakref.finalize(self, http.close)
+        # An empty key would have the client look for OPENAI_API_KEY, which is the teacher's and must not leave here.
+        self._client = OpenAI(base_url=url, api_key=key or "none", max_retries=0, http_client=http)
 
     def answer(self, queries: Sequence[StudentQuery]) -> list[StudentAnswer]:
-        """Ask for all answers at once; raises MachineError where the server fails."""
-        with ThreadPoolExecutor(max_workers=max(1, len(queries))) as pool:
+        """Ask for all answers at once.
+
+        Raises KeyRefusedError (401, 403), InputError (another refusal, an unknown role), or MachineError where the
+        server cannot be reached, fails, or takes longer than `timeout_s`.
+        """
+        with ThreadPoolExecutor(max_workers=max(1, min(CONNECTIONS, len(queries)))) as pool:
             return list(pool.map(self._one, queries))
 
     def stream(self, queries: Sequence[StudentQuery]) -> Iterator[Piece]:
@@ -33,31 +60,79 @@ class RemoteStudent:
             yield Piece(index=index, text=answer.text, answer=answer)
 
     def _one(self, query: StudentQuery) -> StudentAnswer:
-        from openai import OpenAIError
+        from openai import APIError, APIStatusError
 
-        messages: Any = [message.model_dump() for message in query.messages]
-        try:
-            reply = self._client.chat.completions.create(
-                model=query.role,
-                messages=messages,
-                max_tokens=query.max_new_tokens,
-                temperature=query.temperature,
-                top_p=query.top_p,
-                seed=query.seed,
-                stop=list(query.stop) or None,
-                logprobs=True,
-            )
-        except OpenAIError as error:
-            message = f"the student at {self.name} failed: {error}"
-            raise MachineError(message, hint="is infer.student_url right, and the server up?") from error
-        choice = reply.choices[0]
-        logprobs = [token.logprob for token in (choice.logprobs.content if choice.logprobs else None) or []]
-        return StudentAnswer(
-            role=query.role,
-            text=(choice.message.content or "").strip(),
-            finish_reason="length" if choice.finish_reason == "length" else "stop",
-            prompt_tokens=reply.usage.prompt_tokens if reply.usage else 0,
-            completion_tokens=reply.usage.completion_tokens if reply.usage else 0,
-            mean_logprob=sum(logprobs) / len(logprobs) if logprobs else None,
-            min_logprob=min(logprobs, default=None),
-        )
+        body = self._body(query)
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                reply = self._client.chat.completions.create(**body, timeout=deadline - time.monotonic())
+                return _read(query.role, reply)
+            except APIError as error:
+                wait = _busy_s(error) if isinstance(error, APIStatusError) else None
+                if wait is None or time.monotonic() + wait >= deadline:
+                    raise self._mapped(error) from error
+            time.sleep(wait)
+
+    def _body(self, query: StudentQuery) -> dict[str, Any]:
+        """The request; what is not asked for is left out, since servers differ in what they know."""
+        if query.role not in self._systems:
+            message = f"the student at {self.name} has no role {query.role!r}"
+            raise InputError(message, hint=f"it has {', '.join(self.roles)}")
+        turns = [message.model_dump() for message in query.messages]
+        if not any(turn["role"] == "system" for turn in turns):
+            turns.insert(0, {"role": "system", "content": self._systems[query.role]})
+        body: dict[str, Any] = {
+            "model": query.role,
+            "messages": turns,
+            "max_tokens": query.max_new_tokens,
+            "temperature": query.temperature,
+            "logprobs": True,
+        }
+        if query.temperature > 0:
+            body["top_p"] = query.top_p
+        if query.seed is not None:
+            body["seed"] = query.seed
+        if query.stop:
+            body["stop"] = list(query.stop)
+        return body
+
+    def _mapped(self, error: Any) -> PotstillError:
+        from openai import APITimeoutError
+
+        status = getattr(error, "status_code", None)
+        if isinstance(error, APITimeoutError):
+            return MachineError(f"the student at {self.name} gave no answer within {self._timeout_s:g} s")
+        said = f"the student at {self.name} " + (f"refused ({status})" if status else "failed") + f": {error.message}"
+        if status in {401, 403}:
+            return KeyRefusedError(said, hint=KEY_HINT)
+        if status is not None and 400 <= status < 500 and status not in BUSY:  # noqa: PLR2004  (HTTP's classes)
+            return InputError(said, hint="does infer.student_url end in /v1, and are its models named as the roles?")
+        return MachineError(said, hint="is infer.student_url right, and the server up?")
+
+
+def _busy_s(error: Any) -> float | None:
+    """Seconds after which a server that is full should be asked again; None for any other answer."""
+    if error.status_code not in BUSY:
+        return None
+    said = error.response.headers.get("retry-after", "")
+    return float(said) if said.isdecimal() else BUSY_WAIT_S
+
+
+def _read(role: str, reply: Any) -> StudentAnswer:
+    """An answer with its confidence; raises MachineError for a reply without choices, which some proxies send."""
+    if not reply.choices:
+        message = f"the server's answer as {role!r} has no choices"
+        raise MachineError(message, hint="is infer.student_url an OpenAI-compatible server?")
+    choice = reply.choices[0]
+    tokens = (choice.logprobs.content if choice.logprobs else None) or []
+    logprobs = [token.logprob for token in tokens]
+    return StudentAnswer(
+        role=role,
+        text=(choice.message.content or "").strip(),
+        finish_reason="length" if choice.finish_reason == "length" else "stop",
+        prompt_tokens=reply.usage.prompt_tokens if reply.usage else 0,
+        completion_tokens=reply.usage.completion_tokens if reply.usage else 0,
+        mean_logprob=sum(logprobs) / len(logprobs) if logprobs else None,
+        min_logprob=min(logprobs, default=None),
+    )

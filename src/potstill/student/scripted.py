@@ -26,6 +26,7 @@ class ScriptedStudent:
         self.name = name
         self.roles = roles
         self.fingerprint = content_id({"scripted": name, "roles": list(roles)})
+        self.prefix_hits = 0
         self.asked: list[StudentQuery] = []
         self.mean_logprob = mean_logprob
         self._script = script
