@@ -119,7 +119,7 @@ def text_of(request: TeacherRequest) -> str:
     return str(request.body["contents"][-1]["parts"][0]["text"])
 
 
-def verdict(threshold: float | None) -> Verdict:
+def verdict(threshold: float | None, **rule: Any) -> Verdict:
     """A verdict with a router rule."""
     score = Score(n=10, exact=0.5, score=0.8, low=0.7, high=0.9)
     return Verdict(
@@ -133,7 +133,7 @@ def verdict(threshold: float | None) -> Verdict:
         margin=0.1,
         can_replace=True,
         reason="test",
-        router=RouterRule(threshold=threshold, coverage=0.5, agreement_low=0.9, reason="test"),
+        router=RouterRule(threshold=threshold, coverage=0.5, agreement_low=0.9, reason="test", **rule),
         paid_usd=Decimal(0),
         teacher_usd_per_request=Decimal(0),
         break_even_requests=None,

@@ -176,11 +176,24 @@ class RouterPoint(Record):
     saved_usd_per_1000: Usd
 
 
+class Familiar(Record):
+    """From which cosine to its nearest training question on a question counts as one that the student was taught.
+
+    `encoder` names what made the vectors of those `questions`, which lie in `questions.safetensors`; `least_cosine` is
+    what 95 % of the held-out questions reach, because about questions farther away those prove nothing.
+    """
+
+    encoder: str
+    least_cosine: float
+    questions: int
+
+
 class RouterRule(Record):
     """When the router may leave the teacher out: the student's mean token log-probability is at least `threshold`.
 
     `threshold` is None where no threshold keeps the promise; `coverage` is the share of held-out prompts above it,
-    `agreement_low` the 95 % lower bound of their agreement with the teacher; `curve` holds all thresholds tried.
+    `agreement_low` the 95 % lower bound of their agreement with the teacher; `curve` holds all thresholds tried. With
+    `familiar`, a question must also be near the training questions; `alone` is the rule that does without.
     """
 
     signal: Literal["mean_logprob"] = "mean_logprob"
@@ -189,6 +202,8 @@ class RouterRule(Record):
     agreement_low: float
     reason: str
     curve: tuple[RouterPoint, ...] = ()
+    familiar: Familiar | None = None
+    alone: RouterRule | None = None
 
 
 class Verdict(Record):
@@ -232,7 +247,8 @@ class Trace(Record):
     cost, by the usage of the call that was made or, where none was, by an estimate. `score` is that of the nearest cached
     question that no guard spoke against, by the rule in force, `cosine` its similarity where it was served and
     `nearest_cosine` in any case. Where Gemini answered although the cache or the student could have, `nearest_agreement`
-    and `student_agreement` are the word F1 of their answer with Gemini's: what `--replay` reads.
+    and `student_agreement` are the word F1 of their answer with Gemini's: what `--replay` reads. `taught_cosine` is that
+    of the nearest question that the student was trained on.
     """
 
     schema_version: Literal[1] = 1
@@ -255,3 +271,4 @@ class Trace(Record):
     nearest_agreement: float | None = None
     student_agreement: float | None = None
     escalated: bool = False
+    taught_cosine: float | None = None

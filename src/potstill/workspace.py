@@ -51,6 +51,11 @@ class StudentFiles:
         return self.root / "verdict.json"
 
     @property
+    def questions(self) -> Path:
+        """`questions.safetensors`: the training questions as vectors, for the router."""
+        return self.root / "questions.safetensors"
+
+    @property
     def report(self) -> Path:
         """`report.html`: the verdict for a reader."""
         return self.root / "report.html"

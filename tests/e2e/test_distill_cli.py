@@ -16,6 +16,7 @@ import pytest
 from tests.conftest import COMMAND, Run
 
 from potstill.records import Message, Sample, Usage
+from potstill.student.familiar import read_known
 from potstill.workspace import Workspace
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "build_tiny_base.py"
@@ -96,6 +97,11 @@ def test_killed_run_resumes_to_the_same_student(tmp_path: Path, base: Path, pots
         for name in ("killed", "whole")
     ]
     assert weights[0] == weights[1]
+    rule = json.loads(files.verdict.read_text("utf-8"))["router"]
+    known = read_known(files.questions)
+    assert known is not None
+    assert (rule["familiar"]["encoder"], rule["familiar"]["questions"]) == (known.encoder, len(known.vectors))
+    assert rule["alone"]["familiar"] is None
     again = potstill(*arguments(base, "killed"))
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["trained"] is False

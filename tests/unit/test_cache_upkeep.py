@@ -28,6 +28,7 @@ def scope(namespace: str = "default", **changes: Any) -> Scope:
         "student": None,
         "student_max_new_tokens": 48,
         "student_threshold": None,
+        "student_least_cosine": None,
         "teacher_model": "gemini-3.5-flash-lite",
         "teacher_url": None,
         "thinking_budget": 0,

@@ -21,6 +21,7 @@ from potstill.infer.decide import (
 from potstill.infer.gate import cacheability
 from potstill.infer.guard import veto
 from potstill.infer.key import Scope, exact_key, normalise
+from potstill.records import RouterRule
 from potstill.student.answers import StudentAnswer
 
 BASE: dict[str, Any] = {
@@ -30,6 +31,7 @@ BASE: dict[str, Any] = {
     "student": "fingerprint",
     "student_max_new_tokens": 48,
     "student_threshold": -0.5,
+    "student_least_cosine": 0.6,
     "teacher_model": "gemini-3.5-flash-lite",
     "teacher_url": None,
     "thinking_budget": 0,
@@ -46,6 +48,7 @@ OTHER: dict[str, Any] = {
     "student": None,
     "student_max_new_tokens": 49,
     "student_threshold": None,
+    "student_least_cosine": None,
     "teacher_model": "gemini-2.5-flash",
     "teacher_url": "http://127.0.0.1:1",
     "thinking_budget": None,
@@ -68,6 +71,11 @@ def answer(text: str, logprob: float | None = -0.1, *, role: str = "expert", fin
         mean_logprob=logprob,
         min_logprob=logprob,
     )
+
+
+def rule(threshold: float | None) -> RouterRule:
+    """A verdict's rule by log-probability alone."""
+    return RouterRule(threshold=threshold, coverage=0.5, agreement_low=0.9, reason="test")
 
 
 def test_every_field_of_the_scope_is_tried() -> None:
@@ -235,10 +243,10 @@ def test_guard_sees_every_changed_number(one: int, other: int) -> None:
 
 def test_policy_follows_the_verdict_unless_told() -> None:
     """Unset, a calibrated threshold means uncertain and none means always; a set value wins."""
-    assert policy(None, -0.3).mode == "uncertain"
+    assert policy(None, rule(-0.3)).mode == "uncertain"
     assert policy(None, None).mode == "always"
     assert policy("never", None).mode == "never"
-    assert policy("always", -0.3).mode == "always"
+    assert policy("always", rule(-0.3)).mode == "always"
 
 
 @pytest.mark.parametrize(
@@ -258,7 +266,7 @@ def test_gemini_is_asked_as_the_policy_says(
     decide: Any, threshold: float | None, best: StudentAnswer, asks: bool
 ) -> None:
     """Each mode, at, above and below the threshold, with and without log-probabilities."""
-    step = after_students(policy(decide, threshold), [best])
+    step = after_students(policy(decide, rule(threshold)), [best])
     assert isinstance(step, AskTeacher if asks else TakeStudent)
     assert step.reason
 

@@ -51,7 +51,16 @@ def distill(
         if session.dry_run:
             show_dry_run(session, prepare(session.config, session.workspace))
             return
-        done = run_distill(session.config, session.workspace, session.say, _follow(session), session.secrets)
+        from potstill.infer.cache import open_encoder
+
+        done = run_distill(
+            session.config,
+            session.workspace,
+            session.say,
+            _follow(session),
+            session.secrets,
+            lambda: open_encoder(session.config.cache, session.workspace),
+        )
         exported = _export(session) if export else []
     except ImportError as error:
         message = f"distill needs the package {error.name}"

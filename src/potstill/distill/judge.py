@@ -12,7 +12,7 @@ from math import ceil
 
 from potstill.distill.asking import Judged
 from potstill.distill.metrics import METRIC, agreement
-from potstill.distill.router import router_rule
+from potstill.distill.router import Nearness, router_rule
 from potstill.distill.stats import ceiling, interval
 from potstill.records import Ceiling, Duel, Sample, Score, Verdict
 
@@ -35,7 +35,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Evidence:
-    """The answers before and after training, and what else is known. `nll` is (before, after) by role; "" is all."""
+    """The answers before and after training, and what else is known.
+
+    `nll` is (before, after) by role; "" is all. `near` is None where no encoder could be had.
+    """
 
     before: Sequence[Judged]
     after: Sequence[Judged]
@@ -43,6 +46,7 @@ class Evidence:
     duel: Duel | None = None
     ceiling: Ceiling | None = None
     nll: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    near: Nearness | None = None
 
 
 def score(judged: Sequence[Judged], nll: float | None = None) -> Score:
@@ -89,7 +93,7 @@ def verdict(case: Case, evidence: Evidence, at: datetime) -> Verdict:
     }
     low, bar, what = _test(evidence, found, case.margin)
     can_replace = low >= bar
-    rule = router_rule(after, case.margin, case.teacher_usd_per_request)
+    rule = router_rule(after, case.margin, case.teacher_usd_per_request, evidence.near)
     coverage = 1.0 if can_replace else rule.coverage
     requests, days = break_even(case, coverage)
     return Verdict(

@@ -2,31 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 
 from potstill.distill.asking import Judged
 from potstill.distill.stats import wilson_low
-from potstill.records import RouterPoint, RouterRule
+from potstill.records import Familiar, RouterPoint, RouterRule
 
 GRID = (0.0, 0.1, 0.25, 0.5, 0.75)
 """Shares of the least confident prompts that could be sent on; each is one test, so the level is divided."""
 LEVEL = 0.05
+FOREIGN_SHARE = 0.05
+"""Share of the held-out questions, those farthest from the training questions, that count as foreign."""
 
 
-def router_rule(judged: Sequence[Judged], margin: float, teacher_usd: Decimal = Decimal(0)) -> RouterRule:
+@dataclass(frozen=True)
+class Nearness:
+    """How near each held-out question is to the nearest of so many training questions; None: it cannot be read."""
+
+    encoder: str
+    questions: int
+    cosines: Mapping[str, float | None]
+
+
+def router_rule(
+    judged: Sequence[Judged], margin: float, teacher_usd: Decimal = Decimal(0), near: Nearness | None = None
+) -> RouterRule:
     """The lowest threshold on the mean log-probability above which the student keeps its promise.
 
     As in `infer`, of several roles' answers to one prompt the surest counts. The promise: of the prompts above the
     threshold, the share that is answered well is at least 1 - margin, by a one-sided 95 % Wilson bound, the level
     divided by the number of thresholds tried (Bonferroni; after Learn then Test, arXiv 2110.01052).
+
+    With `near`, questions farther from the training questions than all but 5 % of the held-out ones go to the teacher
+    whatever the threshold: a bound proven on held-out questions says nothing about such. That limit is set without a
+    look at the answers, so it costs no level.
     """
     ranked = surest(judged)
-    curve = tuple(point for skipped in GRID if (point := _point(ranked, skipped, margin, teacher_usd)) is not None)
+    bare = _rule(ranked, len(ranked), margin, teacher_usd)
+    if near is None or (familiar := _familiar(near)) is None:
+        return bare
+    taught = [item for item in ranked if _is_near(near.cosines[item.question], familiar)]
+    rule = _rule(taught, len(ranked), margin, teacher_usd)
+    limit = f"; a question below cosine {familiar.least_cosine:.2f} to all training questions goes to the teacher"
+    return rule.model_copy(update={"familiar": familiar, "alone": bare, "reason": rule.reason + limit})
+
+
+def _familiar(near: Nearness) -> Familiar | None:
+    cosines = sorted(cosine for cosine in near.cosines.values() if cosine is not None)
+    if not cosines:
+        return None
+    return Familiar(
+        encoder=near.encoder, least_cosine=cosines[int(FOREIGN_SHARE * len(cosines))], questions=near.questions
+    )
+
+
+def _is_near(cosine: float | None, familiar: Familiar) -> bool:
+    return cosine is not None and cosine >= familiar.least_cosine
+
+
+def _rule(ranked: Sequence[Judged], prompts: int, margin: float, teacher_usd: Decimal) -> RouterRule:
+    """The rule for these answers, the surest first, out of so many prompts."""
+    points = (_point(ranked, prompts, skipped, margin, teacher_usd) for skipped in GRID)
+    curve = tuple(point for point in points if point is not None)
     best = max((point.agreement_low for point in curve), default=0.0)
     for point in curve:
         if point.agreement_low >= 1 - margin:
-            count = round(point.coverage * len(ranked))
+            count = round(point.coverage * prompts)
             reason = (
                 f"the teacher can be left out from a mean log-probability of {point.threshold:.3f} on, for {point.coverage:.0%} of "
                 f"prompts: {round(point.agreement * count)} of {count} answers there agree with the teacher"
@@ -38,9 +81,7 @@ def router_rule(judged: Sequence[Judged], margin: float, teacher_usd: Decimal = 
                 reason=reason,
                 curve=curve,
             )
-    reason = (
-        f"no threshold keeps {1 - margin:.0%} agreement; the best lower bound is {best:.1%} on {len(ranked)} prompts"
-    )
+    reason = f"no threshold keeps {1 - margin:.0%} agreement; the best lower bound is {best:.1%} on {prompts} prompts"
     return RouterRule(threshold=None, coverage=0.0, agreement_low=best, reason=reason, curve=curve)
 
 
@@ -54,17 +95,19 @@ def surest(judged: Sequence[Judged]) -> list[Judged]:
     return sorted(best.values(), key=_confidence, reverse=True)
 
 
-def _point(ranked: Sequence[Judged], skipped: float, margin: float, teacher_usd: Decimal) -> RouterPoint | None:
-    """What happens when the threshold leaves out this share; None where there is no such threshold."""
+def _point(
+    ranked: Sequence[Judged], prompts: int, skipped: float, margin: float, teacher_usd: Decimal
+) -> RouterPoint | None:
+    """What happens when the threshold leaves out this share of the prompts; None where there is no such threshold."""
     whole = [item for item in ranked if _confidence(item)[0] and _confidence(item)[1] > float("-inf")]
-    kept = whole[: min(len(whole), len(ranked) - int(skipped * len(ranked)))]
+    kept = whole[: min(len(whole), prompts - int(skipped * prompts))]
     if not kept:
         return None
     threshold = _confidence(kept[-1])[1]
     kept = [item for item in whole if _confidence(item)[1] >= threshold]  # equally sure answers are routed alike
     good = sum(item.good(margin) for item in kept)
     bound = wilson_low(good, len(kept), LEVEL / len(GRID))
-    coverage = len(kept) / len(ranked)
+    coverage = len(kept) / prompts
     return RouterPoint(
         threshold=threshold,
         coverage=coverage,

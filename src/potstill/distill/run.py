@@ -16,16 +16,19 @@ from potstill.distill.asking import answers, likelihood
 from potstill.distill.card import card
 from potstill.distill.data import Data, Rows, encode, read_data
 from potstill.distill.engine import cross_entropy
+from potstill.distill.heldout import question_of
 from potstill.distill.judge import Case, Evidence, own_agreement, verdict
 from potstill.distill.processes import is_first_process, leave_group
 from potstill.distill.progress import Follow
 from potstill.distill.rationales import training_rows
 from potstill.distill.report import page, plot_loss
+from potstill.distill.router import Nearness
 from potstill.distill.soft_targets import soft_objective
 from potstill.distill.train import Job, train
-from potstill.errors import KeyRefusedError
+from potstill.errors import KeyRefusedError, MachineError
 from potstill.records import Sample, Verdict, content_id, text_sha
 from potstill.student.base import base_sha, load_base, load_tokenizer
+from potstill.student.familiar import Reader, known_questions, nearness, write_known
 from potstill.student.local import LocalStudent, Persona, load_student
 from potstill.student.machine import LOCAL_PACKAGES, installed
 from potstill.student.manifest import StudentManifest, read_manifest
@@ -77,12 +80,18 @@ def prepare(config: Config, workspace: Workspace) -> Prepared:
 
 
 def distill(
-    config: Config, workspace: Workspace, say: Say, follow: Follow, secrets: Secrets | None = None
+    config: Config,
+    workspace: Workspace,
+    say: Say,
+    follow: Follow,
+    secrets: Secrets | None = None,
+    reader: Callable[[], Reader] | None = None,
 ) -> Distilled | None:
     """Train and judge a student; one that is finished under the same plan is left as it is.
 
     None in the further processes of a launcher, which only help with training. `secrets` holds the teacher's key,
-    needed only where `distill.judge.max_usd` lets the teacher judge.
+    needed only where `distill.judge.max_usd` lets the teacher judge. `reader` loads the encoder by which the router will
+    tell foreign questions.
     """
     files = workspace.student(config.distill.name)
     prepared = prepare(config, workspace)
@@ -120,6 +129,7 @@ def distill(
         near_duplicates=len(data.leaks),
         ceiling=own_agreement([*data.train, *data.validation, *data.test]),
         nll={name: (costs[name], trained_costs[name]) for name in costs},
+        near=_near(files, data, reader, say),
     )
     evidence = _judged(config, workspace, secrets, evidence, say)
     found = verdict(_case(config, data), evidence, datetime.now(UTC))
@@ -155,6 +165,25 @@ def _judged(config: Config, workspace: Workspace, secrets: Secrets | None, evide
         say(f"judging stopped early: {found.stopped}")
     ceiling = found.ceiling or evidence.ceiling
     return replace(evidence, after=found.judged, duel=found.duel, ceiling=ceiling)
+
+
+def _near(files: StudentFiles, data: Data, reader: Callable[[], Reader] | None, say: Say) -> Nearness | None:
+    """Keep the training questions as vectors, and measure the held-out ones against them; None without an encoder."""
+    files.questions.unlink(missing_ok=True)
+    if reader is None:
+        return None
+    try:
+        encoder = reader()
+    except MachineError as error:
+        say(f"the router will not know foreign questions: {error.message}")
+        return None
+    known = known_questions(map(question_of, data.train), encoder)
+    if known is None:
+        say(f"the router will not know foreign questions: {encoder.id} cannot read those of the dataset")
+        return None
+    write_known(files.questions, known)
+    cosines = nearness(map(question_of, data.held_out), known, encoder)
+    return Nearness(encoder.id, len(known.vectors), cosines)
 
 
 def _train_all(config: Config, files: StudentFiles, prepared: Prepared, follow: Follow) -> list[dict[str, float]]:

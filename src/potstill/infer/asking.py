@@ -15,8 +15,10 @@ from potstill.infer.decide import (
     SCHEMAS,
     AskTeacher,
     Decision,
+    Nearness,
     TakeStudent,
     after_students,
+    before_students,
     candidate_lines,
     ranking,
     read_reply,
@@ -39,8 +41,16 @@ OUTAGES = (TeacherError, BudgetError, QuotaError)
 class Asking:
     """Students and teacher behind one question. `teacher` opens the teacher when it is first needed."""
 
-    def __init__(self, settings: Settings, panel: Panel | None, teacher: Callable[[], Awaitable[Asks]]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        panel: Panel | None,
+        teacher: Callable[[], Awaitable[Asks]],
+        nearness: Callable[[Work], Awaitable[Nearness]] | None = None,
+    ) -> None:
+        """`nearness` says how near a question is to what the student was taught; None where its verdict does not ask."""
         self._settings = settings
+        self._nearness = nearness
         self._panel = panel
         self._teacher = teacher
         self._breaker = Breaker()
@@ -57,10 +67,10 @@ class Asking:
         """
         if self._settings.policy.mode == "always":
             await self._teacher()  # a missing key is told before a student has worked for nothing
-        answers = await self._students(work)
-        step = self._step(work, answers)
+        step = await self._step(work)
         if isinstance(step, TakeStudent):
-            return from_student(step.answer, step.reason, keep=step.answer.finish_reason == "stop")
+            keep = step.whole and step.answer.finish_reason == "stop"
+            return from_student(step.answer, step.reason, keep=keep)
         if self._settings.policy.mode == "never":
             message = "infer.decide is never, and no student answered"
             raise UsageError(message, hint="distill a student, or let Gemini answer: --decide always")
@@ -68,9 +78,10 @@ class Asking:
         try:
             outcome = await self._decide(work, step)
         except OUTAGES as error:
-            if not step.candidates:
+            ranked = step.candidates or (ranking(await self._students(work)) if work.foreign else ())
+            if not ranked:
                 raise
-            return from_student(ranking(answers)[0], f"unverified: Gemini did not answer ({error.message})", keep=False)
+            return from_student(ranked[0], f"unverified: Gemini did not answer ({error.message})", keep=False)
         if step.candidates:
             work.student_agreement = agreement(step.candidates[0].text, outcome.text)
         return outcome
@@ -90,9 +101,19 @@ class Asking:
         chosen = read_reply("verify", reply.text, [candidate])
         return chosen.text is not None if "unreadable" not in chosen.reason else None
 
-    def _step(self, work: Work, answers: Sequence[StudentAnswer]) -> TakeStudent | AskTeacher:
-        step = after_students(self._settings.policy, answers)
-        sure = isinstance(step, TakeStudent) and self._settings.policy.mode == "uncertain"
+    async def _step(self, work: Work) -> TakeStudent | AskTeacher:
+        """What to do, after the student's roles have answered where the question is not foreign to them."""
+        policy = self._settings.policy
+        near = None
+        if self._nearness is not None and policy.mode == "uncertain" and self._panel is not None:
+            near = await self._nearness(work)
+            work.taught_cosine = near.cosine
+            if (foreign := before_students(policy, near)) is not None:
+                work.foreign = True
+                return foreign
+        answers = await self._students(work)
+        step = after_students(policy, answers, near)
+        sure = isinstance(step, TakeStudent) and policy.mode == "uncertain"
         if sure and drawn(self._config.infer.escalate_share, work.key, "escalate"):
             work.escalated = True
             return AskTeacher(ranking(answers), f"escalated at random, although {step.reason}")

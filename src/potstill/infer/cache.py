@@ -148,8 +148,12 @@ def open_cache(config: CacheConfig, workspace: Workspace) -> AnswerCache:
             return OpenIndex(MemoryIndex())
         return _open_index(config, path.parent / workspace.cache_index.name, store, encoder)
 
-    graphs = path.parent / workspace.encoders.name
-    return AnswerCache(store, lambda: load_encoder(config.encoder, graphs), make_index, broken=broken)
+    return AnswerCache(store, lambda: open_encoder(config, workspace), make_index, broken=broken)
+
+
+def open_encoder(config: CacheConfig, workspace: Workspace) -> Encoder:
+    """The encoder of a config's cache, its graph kept beside the entries; raises MachineError where it cannot be had."""
+    return load_encoder(config.encoder, entries_file(config, workspace).parent / workspace.encoders.name)
 
 
 def entries_file(config: CacheConfig, workspace: Workspace) -> Path:

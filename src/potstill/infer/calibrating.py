@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from potstill.config import CacheConfig
 from potstill.errors import InputError, MachineError
-from potstill.infer.cache import entries_file
+from potstill.infer.cache import entries_file, open_encoder
 from potstill.infer.calibration import Calibration, Circumstances, Point, calibrate
-from potstill.infer.encoder import Encoder, load_encoder
+from potstill.infer.encoder import Encoder
 from potstill.infer.pairs import Pair
 from potstill.infer.store import EntryStore
 from potstill.workspace import Workspace, read_text, write_atomic
@@ -62,7 +62,7 @@ def run_calibration(
     Raises InputError where the encoder reads none of the pairs, MachineError where a package is missing.
     """
     files = calibration_files(config, workspace)
-    encoder = load_encoder(config.encoder, files.json.parent / workspace.encoders.name)
+    encoder = open_encoder(config, workspace)
     readable = [
         pair for pair in pairs if encoder.unreadable(pair.question) is None and encoder.unreadable(pair.cached) is None
     ]

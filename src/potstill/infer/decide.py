@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from potstill.records import Familiar, RouterRule
 from potstill.student.answers import StudentAnswer
 
 Mode = Literal["always", "uncertain", "never"]
@@ -22,19 +23,38 @@ SCHEMAS: dict[Decision, dict[str, Any] | None] = {
 
 @dataclass(frozen=True)
 class Policy:
-    """When Gemini is asked. `threshold` is the mean log-probability from which a student's answer stands alone."""
+    """When Gemini is asked. `threshold` is the mean log-probability from which a student's answer stands alone.
+
+    With `familiar`, the question must also be near what the student was taught; `alone` is the threshold where that
+    cannot be told.
+    """
 
     mode: Mode
     threshold: float | None
     reason: str
+    familiar: Familiar | None = None
+    alone: float | None = None
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """The cosine of a question to the nearest training question. Without one, `why` says why.
+
+    `foreign`: because the encoder cannot read the question.
+    """
+
+    cosine: float | None = None
+    why: str = ""
+    foreign: bool = False
 
 
 @dataclass(frozen=True)
 class TakeStudent:
-    """Serve a student's answer without Gemini."""
+    """Serve a student's answer without Gemini. `whole` is False where a part of the rule could not be looked at."""
 
     answer: StudentAnswer
     reason: str
+    whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -53,17 +73,37 @@ class Chosen:
     reason: str
 
 
-def policy(decide: Mode | None, threshold: float | None) -> Policy:
+def policy(decide: Mode | None, rule: RouterRule | None) -> Policy:
     """When Gemini is asked; unset, a verdict's threshold makes it `uncertain`, and without one it is `always`."""
-    if decide is not None:
-        return Policy(decide, threshold, f"decide {decide}")
-    if threshold is not None:
-        return Policy("uncertain", threshold, "decide uncertain, as the verdict has a threshold")
-    return Policy("always", None, "decide always, as no verdict has a threshold")
+    threshold = rule.threshold if rule else None
+    alone = rule.alone.threshold if rule and rule.alone else None
+    mode: Mode = decide or ("always" if threshold is None else "uncertain")
+    reason = f"decide {mode}"
+    if decide is None:
+        reason += ", as no verdict has a threshold" if threshold is None else ", as the verdict has a threshold"
+    return Policy(mode, threshold, reason, rule.familiar if rule else None, alone)
 
 
-def after_students(policy: Policy, answers: Sequence[StudentAnswer]) -> TakeStudent | AskTeacher:
-    """Whether the best student answer stands alone, or Gemini is asked."""
+def before_students(policy: Policy, near: Nearness) -> AskTeacher | None:
+    """Gemini alone for a question that is foreign to the student; None where it is not, or where that cannot be told.
+
+    The student is not even asked: its candidates would make Gemini's prompt longer and no better.
+    """
+    assert policy.familiar is not None
+    least = policy.familiar.least_cosine
+    if near.foreign:
+        return AskTeacher((), f"foreign to the student: {near.why}")
+    if near.cosine is not None and near.cosine < least:
+        return AskTeacher(
+            (), f"foreign to the student: nearest training question at cosine {near.cosine:.3f} < {least:.3f}"
+        )
+    return None
+
+
+def after_students(
+    policy: Policy, answers: Sequence[StudentAnswer], near: Nearness | None = None
+) -> TakeStudent | AskTeacher:
+    """Whether the best student answer stands alone, or Gemini is asked, about a question that is not foreign."""
     ranked = ranking(answers)
     if not ranked:
         return AskTeacher((), "no student answered")
@@ -73,21 +113,30 @@ def after_students(policy: Policy, answers: Sequence[StudentAnswer]) -> TakeStud
         return TakeStudent(best, f"{policy.reason}; mean log-probability {score}")
     if policy.mode == "always":
         return AskTeacher(ranked, policy.reason)
-    if (doubt := _doubt(policy, best)) is not None:
-        return AskTeacher(ranked, doubt)
-    return TakeStudent(best, f"mean log-probability {score} >= {policy.threshold:.3f}")
+    whole = policy.familiar is None or (near is not None and near.cosine is not None)
+    threshold = policy.threshold if whole else policy.alone
+    beside = (
+        ""
+        if near is None
+        else f", nearest training question at cosine {near.cosine:.3f}"
+        if whole
+        else (f", by log-probability alone: {near.why}")
+    )
+    if (doubt := _doubt(threshold, best)) is not None:
+        return AskTeacher(ranked, doubt + beside)
+    return TakeStudent(best, f"mean log-probability {score} >= {threshold:.3f}{beside}", whole)
 
 
-def _doubt(policy: Policy, best: StudentAnswer) -> str | None:
+def _doubt(threshold: float | None, best: StudentAnswer) -> str | None:
     """Why the best student answer does not stand alone."""
-    if policy.threshold is None:
-        return f"{policy.reason}, and no verdict has a threshold"
+    if threshold is None:
+        return "no verdict has a threshold"
     if best.mean_logprob is None:
         return "the student's engine gives no log-probabilities"
     if best.finish_reason != "stop":
         return "the student's answer was cut off"
-    if best.mean_logprob < policy.threshold:
-        return f"mean log-probability {best.mean_logprob:.3f} < {policy.threshold:.3f}"
+    if best.mean_logprob < threshold:
+        return f"mean log-probability {best.mean_logprob:.3f} < {threshold:.3f}"
     return None
 
 

@@ -20,7 +20,7 @@ class Scope(Record):
     """Everything beside the question that changes an answer.
 
     `roles` are (name, SHA-256 of the system prompt); `student` is its fingerprint; `templates` the SHA-256 of what
-    Gemini is told about the candidates; `student_threshold` decides whose answer is served. The encoder is no part of
+    Gemini is told about the candidates; `student_threshold` and `student_least_cosine` decide whose answer is served. The encoder is no part of
     it: it finds entries and changes none, so vectors carry the encoder's id and the exact layer works with any.
     """
 
@@ -30,6 +30,7 @@ class Scope(Record):
     student: str | None
     student_max_new_tokens: int
     student_threshold: float | None
+    student_least_cosine: float | None
     teacher_model: str
     teacher_url: str | None
     thinking_budget: int | None

@@ -20,6 +20,7 @@ from potstill.infer.decide import Policy
 from potstill.infer.gate import cacheability
 from potstill.infer.key import exact_key
 from potstill.infer.labelling import label
+from potstill.infer.nearness import Taught
 from potstill.infer.panel import Panel
 from potstill.infer.private import HIDDEN, hashed, secret_in
 from potstill.infer.semantic import CacheLayers
@@ -46,8 +47,10 @@ class Router:
     ) -> None:
         """`teacher` opens the teacher when it is first needed: a hit needs neither key nor network."""
         self._settings = settings
-        self._asking = Asking(settings, panel, teacher)
-        self._layers = CacheLayers(cache, settings.config.cache, settings.calibration, self._asking.fits)
+        self._layers = CacheLayers(cache, settings.config.cache, settings.calibration, self._fits)
+        familiar = settings.policy.familiar
+        taught = Taught(familiar, settings.questions, self._layers.read) if familiar else None
+        self._asking = Asking(settings, panel, teacher, taught.nearness if taught else None)
         self._traces = traces
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -108,6 +111,9 @@ class Router:
         self._layers.keep_verdicts(judged)
         return judged, len(pairs), sum(spent, Decimal(0))
 
+    async def _fits(self, work: Work, answer: str) -> bool | None:
+        return await self._asking.fits(work, answer)
+
     def _begin(self, question: str, namespace: str, history: tuple[Message, ...]) -> Work:
         scope = self._settings.scope.model_copy(update={"namespace": namespace})
         gate = cacheability(question, has_history=bool(history))
@@ -162,6 +168,7 @@ class Router:
             nearest_agreement=work.nearest_agreement,
             student_agreement=work.student_agreement,
             escalated=work.escalated,
+            taught_cosine=work.taught_cosine,
         )
 
     def _kept(self, question: str) -> str:

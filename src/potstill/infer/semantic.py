@@ -53,7 +53,7 @@ class CacheLayers:
         if self._config.hash_questions:
             work.notes.append("semantic cache off: questions are kept as hashes")
             return None
-        read = await self._read(work)
+        read = await self._read(work, work.question)
         if read is None or read.encoder is None:
             return None
         with _passing_by(work):
@@ -109,9 +109,17 @@ class CacheLayers:
         for item in judged:
             self._cache.store.note_judged(item, time.time())
 
-    async def _read(self, work: Work) -> Neighbourhood | None:
-        """The question's vector; None after the deadline, or where the encoder cannot be had."""
-        task = asyncio.create_task(self._encoded(work.question))
+    async def read(self, work: Work) -> Neighbourhood | None:
+        """The vector of all that a chat has asked; not read twice, nor where the encoder has just failed."""
+        if work.unread or (not work.history and work.read.encoder is not None):
+            return None if work.unread else work.read
+        asked = [turn.content for turn in work.history if turn.role == "user"]
+        return await self._read(work, "\n".join([*asked, work.question]))
+
+    async def _read(self, work: Work, text: str) -> Neighbourhood | None:
+        """A text's vector; None after the deadline, or where the encoder cannot be had."""
+        work.unread = True
+        task = asyncio.create_task(self._encoded(text))
         self._readings.add(task)
         task.add_done_callback(self._readings.discard)
         done, _ = await asyncio.wait([task], timeout=self._config.deadline_s)
@@ -120,7 +128,9 @@ class CacheLayers:
             work.notes.append(f"semantic cache passed by: no vector within {self._config.deadline_s:g} s")
             return None
         with _passing_by(work):
-            return task.result()
+            found = task.result()
+            work.unread = False
+            return found
         return None
 
     async def _encoded(self, question: str) -> Neighbourhood:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from potstill.config import Config
 from potstill.errors import UsageError
@@ -24,7 +25,10 @@ TEMPERATURE = 0.0
 
 @dataclass(frozen=True)
 class Settings:
-    """A router's constants. The first of `roles` is Gemini's persona when it answers alone."""
+    """A router's constants. The first of `roles` is Gemini's persona when it answers alone.
+
+    `questions` holds what the student was taught, as vectors.
+    """
 
     config: Config
     policy: Policy
@@ -32,6 +36,7 @@ class Settings:
     scope: Scope
     templates: dict[Decision, str]
     book: PriceBook
+    questions: Path
     calibration: Calibration | None = None
 
     @property
@@ -48,8 +53,9 @@ class Settings:
 def make_settings(config: Config, workspace: Workspace, student: Student | None) -> Settings:
     """Resolve a config; raises UsageError, InputError or UnknownModelError where roles, student or prices are wrong."""
     roles = _roles(config, student)
-    verdict = read_verdict(workspace.student(config.distill.name)) if student is not None else None
-    decided = policy(config.infer.decide, verdict.router.threshold if verdict else None)
+    files = workspace.student(config.distill.name)
+    verdict = read_verdict(files) if student is not None else None
+    decided = policy(config.infer.decide, verdict.router if verdict else None)
     templates = {name: load_template(name, config.language) for name in SCHEMAS}
     book = load_prices(config.prices)
     book.price(config.teacher.model, config.teacher.service, datetime.now(UTC).date())
@@ -60,6 +66,7 @@ def make_settings(config: Config, workspace: Workspace, student: Student | None)
         student=student.fingerprint if student else None,
         student_max_new_tokens=config.infer.max_new_tokens,
         student_threshold=decided.threshold,
+        student_least_cosine=decided.familiar.least_cosine if decided.familiar else None,
         teacher_model=config.teacher.model,
         teacher_url=config.teacher.base_url,
         thinking_budget=config.teacher.thinking_budget,
@@ -70,7 +77,7 @@ def make_settings(config: Config, workspace: Workspace, student: Student | None)
         templates=text_sha("\0".join(templates.values())),
     )
     calibration = read_calibration(calibration_files(config.cache, workspace).json)
-    return Settings(config, decided, roles, scope, templates, book, calibration)
+    return Settings(config, decided, roles, scope, templates, book, files.questions, calibration)
 
 
 def _roles(config: Config, student: Student | None) -> tuple[Role, ...]:

@@ -25,9 +25,10 @@ class RouterAnswer(Record):
 class Work:
     """One question on its way: what is known so far, and why the steps before did not answer.
 
-    `sample` says which answer of Gemini is wanted: the ledger gives an equal request its old answer for nothing, which is
+    `unread`: the encoder failed or was too slow. `sample` says which answer of Gemini is wanted: the ledger gives an equal request its old answer for nothing, which is
     right after a crash, and wrong once that answer was forgotten or has expired. `near` is the nearest cached question
-    that no guard spoke against, with its `score`; `shadowed`: it would have been served.
+    that no guard spoke against, with its `score`; `shadowed`: it would have been served. `foreign`: the student was taught
+    nothing like it; `taught_cosine`: how near the nearest training question is.
     """
 
     question: str
@@ -40,6 +41,7 @@ class Work:
     cacheable: bool
     notes: list[str] = field(default_factory=list)
     read: Neighbourhood = field(default_factory=Neighbourhood)
+    unread: bool = False
     spent: Decimal = Decimal(0)
     roles: tuple[str, ...] = ()
     sample: int = 0
@@ -47,6 +49,8 @@ class Work:
     score: float | None = None
     shadowed: bool = False
     escalated: bool = False
+    foreign: bool = False
+    taught_cosine: float | None = None
     nearest_agreement: float | None = None
     student_agreement: float | None = None
 
