@@ -20,6 +20,8 @@ from potstill.distill.oom import TokenLimit
 from potstill.distill.packing import UNLEARNED, Document, groups, pack, split
 from potstill.distill.train import default_learning_rate, lora_model
 from potstill.errors import InputError, MachineError
+from potstill.student.packing import pack as pack_weights
+from potstill.student.packing import rounded
 
 VOCABULARY = 160
 LENGTHS = (50, 3, 17, 130, 17, 64, 2, 90)
@@ -67,7 +69,7 @@ def documents(lengths: Sequence[int] = LENGTHS, weight: float = 1.0) -> list[Doc
     return found
 
 
-def new_engine(tmp_path: Path, limit: int | None = None, **more: Any) -> Engine:
+def new_engine(tmp_path: Path, limit: int | None = None, *, laid_out: bool = False, **more: Any) -> Engine:
     """An engine over a base with adapters on all linear layers, B not zero, so that every gradient is seen."""
     base = new_base()
     model = lora_model(base, DistillConfig.model_validate({"lora": {"r": 4, "target_modules": "all-linear", **more}}))
@@ -76,7 +78,8 @@ def new_engine(tmp_path: Path, limit: int | None = None, **more: Any) -> Engine:
             if "lora_B" in name:
                 parameter.normal_(std=0.05, generator=torch.Generator().manual_seed(2))
     model.train()
-    return Engine(model, cross_entropy(base), TokenLimit.load(tmp_path / "limit.json", limit, "cpu"))
+    rounds = laid_out and pack_weights(base, backward=True)
+    return Engine(model, cross_entropy(base), TokenLimit.load(tmp_path / "limit.json", limit, "cpu"), rounds=rounds)
 
 
 def gradients(model: Any) -> dict[str, Any]:
@@ -153,6 +156,24 @@ def test_a_step_is_the_plain_loss_of_transformers(tmp_path: Path) -> None:
     plain.backward()
     assert float(loss) == pytest.approx(plain.item(), rel=1e-5)
     assert furthest(found, gradients(engine.model)) < 1e-5
+
+
+def test_frozen_weights_laid_out_anew_change_no_gradient(tmp_path: Path) -> None:
+    """Through weights packed for oneDNN, head included, and in a row filled up to a round length, gradients are equal."""
+    plain, laid_out = new_engine(tmp_path), new_engine(tmp_path, laid_out=True)
+    assert laid_out.rounds
+    assert float(laid_out.step(documents())) == pytest.approx(float(plain.step(documents())), rel=1e-6)
+    assert furthest(gradients(laid_out.model), gradients(plain.model)) < 1e-5
+    assert laid_out.tokens_seen == sum(LENGTHS), "what fills a row up is not counted"
+
+
+@given(st.integers(1, 100_000))
+def test_rows_are_rounded_up_to_few_numbers(rows: int) -> None:
+    """A round number is not less, at most a sixteenth or 15 more, and at most 16 of them lie between 2^n and 2^(n+1)."""
+    found = rounded(rows)
+    assert rows <= found <= max(rows + 15, rows * 17 // 16)
+    assert rounded(found) == found
+    assert rows <= 32 or found % max(16, 1 << (rows.bit_length() - 5)) == 0
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])

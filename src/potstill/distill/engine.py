@@ -14,7 +14,7 @@ from typing import Any, Literal
 from potstill.distill.attention import use_packed_attention
 from potstill.distill.loss import head_of, token_loss
 from potstill.distill.oom import Admit, TokenLimit, admit_all, is_out_of_memory
-from potstill.distill.packing import Document, Packed, pack, split
+from potstill.distill.packing import Document, Packed, filler, pack, split
 from potstill.errors import InputError
 
 Objective = Callable[[Any, Packed], Any]
@@ -42,6 +42,8 @@ class Engine:
     dropout: bool = False
     may_checkpoint: bool = False
     """Whether activation checkpointing may be switched on when memory runs out, before batches are split."""
+    rounds: bool = False
+    """Whether micro-batches are filled up to a round number of tokens."""
     tokens_seen: int = 0
     _decoder: Any = field(init=False)
 
@@ -86,7 +88,7 @@ class Engine:
         with torch.no_grad():
             for documents in batches:
                 for part in split(documents, self.limit.tokens):
-                    total += float(self.loss(pack(part, self._device)))
+                    total += float(self.loss(self._pack(part)))
                     mass += sum(document.mass for document in part)
         return self._summed(total), self._summed(mass)
 
@@ -115,7 +117,7 @@ class Engine:
         for part in split(documents, self.limit.tokens):
             try:
                 self.admit(sum(len(document.ids) for document in part))
-                loss = self.loss(pack(part, self._device)) / mass
+                loss = self.loss(self._pack(part)) / mass
                 self._backward(loss)
                 total += loss.detach()
             except RuntimeError as error:
@@ -123,6 +125,9 @@ class Engine:
                     raise
                 return total, part
         return total, ()
+
+    def _pack(self, part: Sequence[Document]) -> Packed:
+        return pack([*part, *filler(part)] if self.rounds else part, self._device)
 
     def _backward(self, loss: Any) -> None:
         if self.accelerator is None:

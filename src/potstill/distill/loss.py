@@ -7,32 +7,55 @@ from functools import cache
 from typing import Any
 
 from potstill.distill.packing import Packed
+from potstill.student.packing import PackedLinear
 
-CHUNK_ELEMENTS = 2**25
-"""Logits held at once: 32 Mi, which in float32 is 128 MiB."""
+CHUNK_ELEMENTS = {"cuda": 2**25, "cpu": 2**20}
+"""Logits held at once: in float32 128 MiB on a card; on a CPU 4 MiB, which its caches hold."""
+MIN_CHUNK_ROWS = 64
+"""Fewer rows than this would spend their time on fetching the head's weights."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """A frozen output layer: `weight` (vocabulary, hidden), maybe `bias`, maybe Gemma 2's soft cap on the logits."""
+    """A frozen output layer: `weight` (vocabulary, hidden), maybe `bias`, maybe Gemma 2's soft cap on the logits.
+
+    `packed` is the same layer with its weights laid out anew, where that was done.
+    """
 
     weight: Any
     bias: Any = None
     softcap: float | None = None
+    packed: PackedLinear | None = None
 
     def logits(self, hidden: Any) -> Any:
         """(rows, hidden) -> (rows, vocabulary), in float32."""
         import torch
 
-        scores = torch.nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias).float()
+        hidden = hidden.to(self.weight.dtype)
+        if self.packed is None:
+            scores = torch.nn.functional.linear(hidden, self.weight, self.bias).float()
+        else:
+            scores = self.packed(hidden)
         return scores if self.softcap is None else self.softcap * torch.tanh(scores / self.softcap)
+
+    def back(self, gradient: Any) -> Any:
+        """The gradient of `hidden`, from that of the logits before their cap."""
+        gradient = gradient.to(self.weight.dtype)
+        return gradient @ self.weight if self.packed is None else self.packed.back(gradient)
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows of logits that are made at once."""
+        elements = CHUNK_ELEMENTS.get(self.weight.device.type, CHUNK_ELEMENTS["cuda"])
+        return max(MIN_CHUNK_ROWS, elements // int(self.weight.shape[0]))
 
 
 def head_of(model: Any) -> Head:
     """The output layer of a causal language model of transformers."""
     layer = model.get_output_embeddings()
     softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    return Head(layer.weight, getattr(layer, "bias", None), softcap)
+    packed = layer.forward if isinstance(layer.forward, PackedLinear) else None
+    return Head(layer.weight, getattr(layer, "bias", None), softcap, packed)
 
 
 def token_loss(hidden: Any, head: Head, packed: Packed) -> Any:
@@ -43,11 +66,6 @@ def token_loss(hidden: Any, head: Head, packed: Packed) -> Any:
     does this in one kernel for a head that learns).
     """
     return _function().apply(hidden, head, packed.targets, packed.weights)
-
-
-def chunk_rows(vocabulary: int) -> int:
-    """Rows of logits that are made at once."""
-    return max(1, CHUNK_ELEMENTS // vocabulary)
 
 
 @cache
@@ -62,7 +80,7 @@ def _function() -> Any:
         def forward(ctx: Any, hidden: Any, head: Head, targets: Any, weights: Any) -> Any:
             total = torch.zeros((), dtype=torch.float32, device=hidden.device)
             gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-            size = chunk_rows(head.weight.shape[0])
+            size = head.chunk_rows
             for start in range(0, hidden.shape[0], size):
                 part = slice(start, start + size)
                 total += _chunk(hidden[part], head, targets[part], weights[part], gradient, start)
@@ -81,13 +99,12 @@ def _chunk(hidden: Any, head: Head, targets: Any, weights: Any, gradient: Any, s
     """The loss of some rows; their gradient is written into `gradient` from row `start` on, where there is one."""
     scores = head.logits(hidden)
     bend = None if head.softcap is None else 1 - (scores / head.softcap) ** 2  # derivative of the cap
-    norm = scores.logsumexp(dim=-1)
-    chosen = scores.gather(1, targets[:, None])[:, 0]
+    chosen, top = scores.gather(1, targets[:, None]), scores.amax(dim=-1, keepdim=True)
+    sums = scores.sub_(top).exp_().sum(dim=-1, keepdim=True)
     if gradient is not None:
-        scores.sub_(norm[:, None]).exp_()
-        scores.scatter_add_(1, targets[:, None], scores.new_full((len(targets), 1), -1.0))
-        scores.mul_(weights[:, None])
+        scores.mul_(weights[:, None] / sums)
+        scores.scatter_add_(1, targets[:, None], -weights[:, None])
         if bend is not None:
             scores.mul_(bend)
-        gradient[start : start + len(targets)] = (scores.to(head.weight.dtype) @ head.weight).to(gradient.dtype)
-    return ((norm - chosen) * weights).sum()
+        gradient[start : start + len(targets)] = head.back(scores).to(gradient.dtype)
+    return ((top + sums.log() - chosen)[:, 0] * weights).sum()

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from potstill.student.packing import rounded
+
 UNLEARNED = -100
 """The label of a token that is not learned."""
 
@@ -90,6 +92,13 @@ def split(documents: Sequence[Document], limit: int | None) -> list[list[Documen
             bins[place].append(document)
             room[place] -= size
     return bins
+
+
+def filler(documents: Sequence[Document]) -> list[Document]:
+    """A document of nothing to learn that fills a micro-batch up to a length that packed weights like, if one is needed."""
+    tokens = sum(len(document.ids) for document in documents)
+    missing = rounded(tokens) - tokens
+    return [Document((0,) * missing, (UNLEARNED,) * missing)] if missing else []
 
 
 def pack(documents: Sequence[Document], device: Any) -> Packed:

@@ -7,10 +7,11 @@ from typing import Any
 
 from potstill.config import SoftTargets, StudentConfig
 from potstill.distill.engine import Objective, use_packing
-from potstill.distill.loss import Head, chunk_rows, head_of, token_loss
+from potstill.distill.loss import Head, head_of, token_loss
 from potstill.distill.packing import Packed
 from potstill.errors import InputError
 from potstill.student.base import load_base, load_tokenizer
+from potstill.student.packing import pack as pack_weights
 
 
 def soft_objective(student: StudentConfig, soft: SoftTargets) -> Callable[[Any], Objective]:
@@ -29,6 +30,7 @@ def soft_objective(student: StudentConfig, soft: SoftTargets) -> Callable[[Any],
 
         teacher = load_base(config).eval()
         use_packing(teacher)
+        pack_weights(teacher)
         decoder, teacher_head, head = teacher.get_decoder(), head_of(teacher), head_of(base)
 
         def objective(hidden: Any, packed: Packed) -> Any:
@@ -52,14 +54,14 @@ def soft_loss(
 ) -> Any:
     """Weighted sum of `T^2 * divergence` over rows; each side is (hidden of shape (rows, its size), head).
 
-    Logits exist for `at_once` rows at a time (None: as many as fit `loss.CHUNK_ELEMENTS`), and are made again in the
+    Logits exist for `at_once` rows at a time (None: `Head.chunk_rows`), and are made again in the
     backward pass.
     """
     import torch
     from torch.utils.checkpoint import checkpoint
 
     (hidden, head), (known, teacher_head) = student, teacher
-    size = at_once or chunk_rows(head.weight.shape[0])
+    size = at_once or head.chunk_rows
 
     def part_loss(rows: Any, known_rows: Any, part: Any) -> Any:
         left, right = teacher_head.logits(known_rows), head.logits(rows)

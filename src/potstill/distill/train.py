@@ -21,6 +21,7 @@ from potstill.distill.progress import Follow
 from potstill.distill.resume import last_checkpoint, load_best, own_checkpoints
 from potstill.distill.trainer import Splits, lora_trainer
 from potstill.student.base import load_base, pick_device, pick_dtype
+from potstill.student.packing import pack as pack_weights
 
 MAX_LEARNING_RATE = 1e-2
 LLAMA_POWER, QWEN_POWER = 0.781, 0.0775
@@ -143,10 +144,12 @@ def _engine(base: Any, job: Job) -> Engine:
     model = lora_model(base, job.distill)
     if job.distill.compile:
         compile_layers(base)
+    rounds = not job.distill.compile and pack_weights(base, backward=True)
     limit = TokenLimit.load(
         job.checkpoints / "limit.json", job.distill.tokens_per_batch, machine_name(next(base.parameters()).device)
     )
-    engine = Engine(model, job.objective(base), limit, admit=job.admit, dropout=job.distill.lora.dropout > 0)
+    dropout = job.distill.lora.dropout > 0
+    engine = Engine(model, job.objective(base), limit, admit=job.admit, dropout=dropout, rounds=rounds)
     choose_checkpointing(engine, job.distill.activation_checkpointing)
     return engine
 

@@ -1,48 +1,120 @@
 """Linear layers with weights laid out for oneDNN: on a CPU without Intel's own kernels less than half the time.
 
 torch's float32 linear on CPU calls MKL, which is slow on other makers' processors; oneDNN, which torch carries, takes
-weights that were reordered once. Measured in docs/serve.md.
+weights that were reordered once. Measured in docs/serve.md and benchmarks/results/train.md.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 MOST_BYTES = 4 * 2**30
-"""Bases with more weights than this are left as they are: the second copy of the weights would cost too much memory."""
+"""Bases whose further copies of the weights would take more than this are left as they are."""
+FEW_ROWS = 32
+"""Up to here, where few rows are decoded together, a shape of its own is worth its kernel."""
 
 
-class _Packed:
-    """The forward of one layer: one row by the plain weights, which is as fast, several by the packed ones."""
+class PackedLinear:
+    """A frozen linear layer: one row by the plain weights, which is as fast, several by the packed ones.
 
-    def __init__(self, layer: Any) -> None:
-        import torch
+    With `backward`, gradients reach the layer's input, through a second copy of the weights, laid out for the way back.
+    """
 
+    def __init__(self, layer: Any, *, backward: bool = False) -> None:
         self._layer = layer
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None)  # noqa: SLF001
+        self._weight = _reordered(layer.weight.detach())
+        self._turned = _reordered(layer.weight.detach().t().contiguous()) if backward else None
 
     def __call__(self, x: Any) -> Any:
+        """(..., in) -> (..., out)."""
+        import torch
+
+        if torch.is_grad_enabled() and x.requires_grad:
+            return _function().apply(x, self)
+        return self.ahead(x)
+
+    def ahead(self, x: Any) -> Any:
+        """The layer itself, outside of autograd."""
         import torch
 
         layer = self._layer
         if x.numel() == x.shape[-1]:
             return torch.nn.functional.linear(x, layer.weight, layer.bias)
-        return torch.ops.mkldnn._linear_pointwise(x, self._weight, layer.bias, "none", [], "")  # noqa: SLF001
+        return _multiply(x, self._weight, layer.bias)
+
+    def back(self, gradient: Any) -> Any:
+        """The input's gradient, (..., in), from the output's, (..., out)."""
+        return gradient @ self._layer.weight if self._turned is None else _multiply(gradient, self._turned, None)
 
 
-def pack(model: Any) -> bool:
-    """Pack the linear layers of a float32 model on the CPU; whether it was done. Not for models that are trained on."""
+def rounded(rows: int) -> int:
+    """The next number of rows, at most a sixteenth more, for which oneDNN is asked.
+
+    It keeps a kernel of 0.6 MB for each shape that it meets; few different shapes keep that small.
+    """
+    if rows <= FEW_ROWS:
+        return rows
+    grain = max(16, 1 << (rows.bit_length() - 5))
+    return -(-rows // grain) * grain
+
+
+def _multiply(x: Any, weight: Any, bias: Any) -> Any:
+    """By a packed weight; rows are added up to a round number."""
+    import torch
+
+    flat = x.reshape(-1, x.shape[-1])
+    rows, width = flat.shape
+    if (whole := rounded(rows)) > rows:
+        flat = torch.cat([flat, flat.new_zeros((whole - rows, width))])
+    out = torch.ops.mkldnn._linear_pointwise(flat, weight, bias, "none", [], "")  # noqa: SLF001
+    return out[:rows].view(*x.shape[:-1], -1)
+
+
+def pack(model: Any, *, backward: bool = False) -> bool:
+    """Pack the linear layers of a float32 model on the CPU; whether it was done. Weights that learn are left alone.
+
+    `backward`: gradients are to flow through the layers, to adapters below; then the frozen weights are packed twice.
+    """
     import torch
 
     layers: list[Any] = [layer for layer in model.modules() if type(layer) is torch.nn.Linear]
-    size = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers)
+    if backward:
+        layers = [layer for layer in layers if not layer.weight.requires_grad]
+    size = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers) * (2 if backward else 1)
     plain = all(layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32 for layer in layers)
     if not plain or size > MOST_BYTES or not _has_packing():
         return False
     for layer in layers:
-        if not isinstance(layer.forward, _Packed):
-            layer.forward = _Packed(layer)
+        if not isinstance(layer.forward, PackedLinear):
+            layer.forward = PackedLinear(layer, backward=backward)
     return True
+
+
+def _reordered(weight: Any) -> Any:
+    import torch
+
+    return torch.ops.mkldnn._reorder_linear_weight(weight, None)  # noqa: SLF001
+
+
+@cache
+def _function() -> Any:
+    """The autograd function; made at the first use, because torch is not loaded with this module."""
+    import torch
+
+    class ThroughFrozen(torch.autograd.Function):
+        """Gradients for the input alone: nothing of the forward need be kept."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Any, layer: PackedLinear) -> Any:
+            ctx.layer = layer
+            return layer.ahead(x)
+
+        @staticmethod
+        def backward(ctx: Any, *outer: Any) -> Any:
+            return ctx.layer.back(outer[0]), None
+
+    return ThroughFrozen
 
 
 def _has_packing() -> bool:
