@@ -27,7 +27,7 @@ def test_entry_lives_its_time_and_a_hit_adds_none(tmp_path: Path) -> None:
         store.served(entry, 109.0)
         assert store.exact("c1:1", "a", 109.9) is not None
         assert store.exact("c1:1", "a", 110.0) is None
-        assert store.by_number(entry.number, "a", 110.0) is None
+        assert store.by_numbers([entry.number], "a", 110.0) == {}
         assert store.drop_expired(110.0) == 1
         assert store.count() == 0
 
@@ -50,7 +50,7 @@ def test_entry_is_found_in_its_scope_only(tmp_path: Path) -> None:
     with EntryStore(tmp_path / "e.sqlite3") as store:
         entry = store.put(fresh(), 1.0)
         assert store.exact("c1:1", "b", 2.0) is None
-        assert store.by_number(entry.number, "b", 2.0) is None
+        assert store.by_numbers([entry.number], "b", 2.0) == {}
 
 
 def test_numbers_are_never_used_twice(tmp_path: Path) -> None:

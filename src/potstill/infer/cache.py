@@ -96,8 +96,8 @@ class AnswerCache:
             return read
         index = self._current(encoder)
         found = index.search(read.vectors[encoder.id], scope, limit)
-        entries = ((self.store.by_number(near.number, scope, now), near.cosine) for near in found)
-        live = tuple(Neighbour(entry, cosine) for entry, cosine in entries if entry is not None)
+        entries = self.store.by_numbers([near.number for near in found], scope, now)
+        live = tuple(Neighbour(entries[near.number], near.cosine) for near in found if near.number in entries)
         return Neighbourhood(neighbours=live, encoder=encoder.id, vectors=read.vectors)
 
     def put(self, fresh: Fresh, now: float, vectors: dict[str, Vector]) -> Entry:
@@ -164,9 +164,9 @@ def entries_file(config: CacheConfig, workspace: Workspace) -> Path:
 def catch_up(store: EntryStore, index: Index, encoder: str, since: int = 0) -> None:
     """Make an index hold exactly the vectors that the store has of an encoder.
 
-    From a `seq` on by what has changed since; from 0 by comparing everything.
+    From a `seq` on by what has changed since; from 0, or from one too long ago, by comparing everything.
     """
-    if since:
+    if since and since + 1 >= store.first_change():
         came, gone = store.changes(encoder, since)
     else:
         wanted, present = store.numbers(encoder), index.numbers()

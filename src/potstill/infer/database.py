@@ -11,7 +11,7 @@ from types import TracebackType
 from potstill.errors import InputError, MachineError
 
 APPLICATION_ID = 0x506F7443  # "PotC"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BUSY_S = 30.0
 BUSY_STEP_S = 0.02
 SCHEMA = """
@@ -36,8 +36,8 @@ CREATE TABLE vectors (
     number INTEGER NOT NULL REFERENCES entries (number) ON DELETE CASCADE,
     encoder TEXT NOT NULL,
     vector BLOB NOT NULL,
-    PRIMARY KEY (encoder, number)
-) STRICT, WITHOUT ROWID;
+    PRIMARY KEY (number, encoder)
+) STRICT;
 CREATE TABLE changes (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     encoder TEXT NOT NULL,

@@ -24,7 +24,7 @@ PACKAGED = {
 HUB_OWNER = "sentence-transformers"
 HUB_FILES = ["*.json", "*.txt", "*.model", "model.safetensors"]
 
-Vector = tuple[float, ...]
+Vector = Sequence[float]
 
 
 class Encoder(Protocol):

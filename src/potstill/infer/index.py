@@ -65,10 +65,11 @@ class MemoryIndex:
     def upsert(self, points: Sequence[StoredVector]) -> None:
         """Add or replace vectors."""
         self.delete([point.number for point in points])
-        for point in points:
-            shelf = self._shelves.setdefault(point.scope, _Shelf(len(point.vector)))
-            shelf.add(point.number, point.vector)
-            self._scopes[point.number] = point.scope
+        for scope in dict.fromkeys(point.scope for point in points):
+            chosen = {point.number: point.vector for point in points if point.scope == scope}
+            shelf = self._shelves.setdefault(scope, _Shelf(len(points[0].vector)))
+            shelf.add(list(chosen), list(chosen.values()))
+            self._scopes |= dict.fromkeys(chosen, scope)
 
     def search(self, vector: Vector, scope: str, limit: int) -> list[Near]:
         """The nearest of one scope, nearest first."""
@@ -100,13 +101,13 @@ class _Shelf:
         self._numbers: list[int] = []
         self._rows: dict[int, int] = {}
 
-    def add(self, number: int, vector: Vector) -> None:
-        row = len(self._numbers)
-        if row == len(self._matrix):
+    def add(self, numbers: Sequence[int], vectors: Sequence[Vector]) -> None:
+        first, last = len(self._numbers), len(self._numbers) + len(numbers)
+        while last > len(self._matrix):
             self._matrix = self._np.concatenate([self._matrix, self._np.zeros_like(self._matrix)])
-        self._matrix[row] = _unit(vector)
-        self._numbers.append(number)
-        self._rows[number] = row
+        self._matrix[first:last] = self._units(vectors)
+        self._numbers += numbers
+        self._rows |= dict(zip(numbers, range(first, last), strict=True))
 
     def remove(self, number: int) -> None:
         row, last = self._rows.pop(number), self._numbers.pop()
@@ -117,11 +118,16 @@ class _Shelf:
 
     def nearest(self, vector: Vector, limit: int) -> list[Near]:
         count = len(self._numbers)
-        cosines = self._matrix[:count] @ self._np.array(_unit(vector), self._np.float32)
+        cosines = self._matrix[:count] @ self._units([vector])[0]
         every = self._np.arange(count)
         chosen = self._np.argpartition(-cosines, limit - 1)[:limit] if count > limit else every
         ranked = sorted(chosen.tolist(), key=lambda row: (-cosines[row], self._numbers[row]))
         return [Near(self._numbers[row], float(cosines[row])) for row in ranked]
+
+    def _units(self, vectors: Sequence[Vector]) -> Any:
+        made = self._np.array(vectors, self._np.float32)
+        lengths = self._np.linalg.norm(made, axis=1, keepdims=True)
+        return made / self._np.where(lengths > 0, lengths, 1)
 
 
 class EdgeIndex:
@@ -282,8 +288,3 @@ def _unopened(folder: Path, error: Exception) -> MachineError:
         return IndexBusyError(f"{folder} is held by another process")
     message = f"the index in {folder} cannot be opened: {error}"
     return MachineError(message, hint="delete that folder: it is rebuilt from the cache's entries")
-
-
-def _unit(vector: Vector) -> Vector:
-    length = sum(value * value for value in vector) ** 0.5
-    return tuple(value / length for value in vector) if length else vector

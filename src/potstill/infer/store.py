@@ -25,6 +25,8 @@ NAMES = tuple(COLUMNS.split(", "))
 PAGE = 500
 EVICT_EVERY = 64
 """The size limit is looked at once in so many new entries: counting rows is not free."""
+KEPT_CHANGES = 100_000
+"""An index that lags behind by more changes than these is compared with the store as a whole."""
 EVICTION = (
     "DELETE FROM entries WHERE number IN"
     " (SELECT number FROM entries ORDER BY coalesce(last_hit, created), number LIMIT ?)"
@@ -136,11 +138,12 @@ class EntryStore:
 
     def exact(self, identity: str, scope: str, now: float) -> Entry | None:
         """The live entry of an exact key in its scope."""
-        return self._one("id = ?", identity, scope, now)
+        return next(self._live("id = ?", [identity], scope, now), None)
 
-    def by_number(self, number: int, scope: str, now: float) -> Entry | None:
-        """The live entry that an index named, if it stands in this scope."""
-        return self._one("number = ?", number, scope, now)
+    def by_numbers(self, numbers: Sequence[int], scope: str, now: float) -> dict[int, Entry]:
+        """The live entries that an index named, as far as they stand in this scope."""
+        found = self._live(f"number IN ({_marks(numbers)})", numbers, scope, now)
+        return {entry.number: entry for entry in found}
 
     def served(self, entry: Entry, now: float) -> None:
         """Count a hit. It does not make the entry any younger."""
@@ -167,7 +170,9 @@ class EntryStore:
         """
         with Transaction(self._connection) as connection:
             count = int(connection.execute("SELECT count(*) FROM entries").fetchone()[0])
-            return connection.execute(EVICTION, (max(0, count - keep),)).rowcount
+            gone = connection.execute(EVICTION, (max(0, count - keep),)).rowcount
+            connection.execute("DELETE FROM changes WHERE seq <= (SELECT max(seq) FROM changes) - ?", (KEPT_CHANGES,))
+            return gone
 
     def raise_floor(self, identity: str, score: float) -> bool:
         """A semantic hit on this entry that scored so was wrong: it must score higher from now on."""
@@ -222,8 +227,15 @@ class EntryStore:
         """Grows whenever vectors come or go, in whichever process."""
         return int(self._connection.execute("SELECT coalesce(max(seq), 0) FROM changes").fetchone()[0])
 
+    def first_change(self) -> int:
+        """The oldest `seq` that is still known."""
+        return int(self._connection.execute("SELECT coalesce(min(seq), 0) FROM changes").fetchone()[0])
+
     def changes(self, encoder: str, since: int) -> tuple[list[int], list[int]]:
-        """Entries whose vectors of an encoder came, and went, after a `seq`; one that came and went only went."""
+        """Entries whose vectors of an encoder came, and went, after a `seq`; one that came and went only went.
+
+        Only from `first_change` on.
+        """
         rows = self._connection.execute(
             "SELECT number, gone FROM changes WHERE seq > ? AND encoder = ? ORDER BY seq", (since, encoder)
         )
@@ -246,22 +258,25 @@ class EntryStore:
         return {int(row[0]) for row in rows}
 
     def vectors(self, encoder: str, numbers: Sequence[int]) -> list[StoredVector]:
-        """The vectors of some entries; entries that are gone are left out."""
-        query = "SELECT number, scope, vector FROM vectors JOIN entries USING (number) WHERE encoder = ? AND number = ?"
-        found = (self._connection.execute(query, (encoder, number)).fetchone() for number in numbers)
-        return [StoredVector(row[0], row[1], unpacked(row[2])) for row in found if row is not None]
+        """The vectors of some entries, by number; entries that are gone are left out."""
+        rows = self._connection.execute(
+            "SELECT number, scope, vector FROM vectors JOIN entries USING (number)"  # noqa: S608  (marks only)
+            f" WHERE encoder = ? AND number IN ({_marks(numbers)}) ORDER BY number",
+            (encoder, *numbers),
+        )
+        return [StoredVector(number, scope, unpacked(vector)) for number, scope, vector in rows]
 
     def exclusive(self) -> AbstractContextManager[sqlite3.Connection]:
         """While this is held, no other process writes here, or holds it too. Not to be nested with writing."""
         return Transaction(self._connection)
 
-    def _one(self, condition: str, value: str | int, scope: str, now: float) -> Entry | None:
+    def _live(self, condition: str, values: Sequence[str | int], scope: str, now: float) -> Iterator[Entry]:
         youngest = now - self._ttl_s if self._ttl_s is not None else float("-inf")
-        row = self._connection.execute(
+        rows = self._connection.execute(
             f"SELECT {COLUMNS} FROM entries WHERE {condition} AND scope = ? AND created > ?",  # noqa: S608  (constants)
-            (value, scope, youngest),
-        ).fetchone()
-        return Entry(**dict(zip(NAMES, row, strict=True))) if row else None
+            (*values, scope, youngest),
+        )
+        return (Entry(**dict(zip(NAMES, row, strict=True))) for row in rows.fetchall())
 
     def _drop(self, condition: str, value: Any) -> int:
         with Transaction(self._connection) as connection:
@@ -283,4 +298,8 @@ def unpacked(data: bytes) -> Vector:
     values.frombytes(data)
     if sys.byteorder == "big":
         values.byteswap()
-    return tuple(values)
+    return values
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))
