@@ -30,7 +30,8 @@ import numpy as np
 from potstill.infer.cache import AnswerCache, Neighbourhood, OpenIndex
 from potstill.infer.calibration import Calibration, Circumstances, calibrate, choose
 from potstill.infer.encoder import load_encoder
-from potstill.infer.index import EdgeIndex, MemoryIndex
+from potstill.infer.graph import GrowingIndex
+from potstill.infer.index import MemoryIndex
 from potstill.infer.key import exact_key
 from potstill.infer.pairs import read_pairs
 from potstill.infer.rule import Candidate, Rule, judge_neighbours
@@ -94,7 +95,7 @@ class Bench:
 @contextmanager
 def looked_up(folder: Path, store: EntryStore, kind: str) -> Iterator[Callable[[np.ndarray], Any]]:
     """Potstill's semantic lookup, end to end but for the encoder: index, entries, guard, count of the hit."""
-    index = MemoryIndex() if kind == "memory" else EdgeIndex(folder / kind, DIMS)
+    index = MemoryIndex() if kind == "memory" else GrowingIndex(store, folder / kind, "bench", DIMS)
     cache = AnswerCache(store, Bench, lambda _: OpenIndex(index))
     cache.encoder()
 

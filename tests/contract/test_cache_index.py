@@ -1,36 +1,42 @@
-"""One contract for every index: memory, Qdrant Edge, qdrant-client on a folder and in memory."""
+"""One contract for every index: memory, Qdrant Edge, qdrant-client on a folder and over HTTP."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 import pytest
+from tests.qdrant_stand_in import qdrant_stand_in
 
+from potstill.config import CacheConfig
 from potstill.errors import MachineError
-from potstill.infer.cache import AnswerCache, OpenIndex, catch_up
+from potstill.infer.cache import AnswerCache, OpenIndex, open_cache
+from potstill.infer.edge import EdgeIndex
 from potstill.infer.encoder import HashingEncoder, Vector
-from potstill.infer.index import EdgeIndex, Index, IndexBusyError, MemoryIndex, QdrantIndex, open_local, open_server
+from potstill.infer.index import Index, IndexBusyError, MemoryIndex, catch_up, open_local, open_server
 from potstill.infer.store import EntryStore, Fresh, StoredVector
+from potstill.workspace import Workspace
 
 DIMS = 4
 EAST, NORTH, NEAR_EAST = (1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.8, 0.6, 0.0, 0.0)
 
 
-def in_memory(_: Path) -> Index:
-    """The class that talks to a server, on qdrant-client's memory mode."""
-    from qdrant_client import QdrantClient
+@contextmanager
+def over_http(_: Path) -> Iterator[Index]:
+    """The class that talks to a server, over a server's protocol."""
+    with qdrant_stand_in() as (url, _client), closing(open_server(url, "entries", DIMS)) as index:
+        yield index
 
-    return QdrantIndex(QdrantClient(":memory:"), "entries", DIMS)
 
-
-OPENERS: dict[str, Callable[[Path], Index]] = {
-    "memory": lambda _: MemoryIndex(),
-    "edge": lambda folder: EdgeIndex(folder, DIMS),
-    "local": lambda folder: open_local(folder, DIMS),
-    "client": in_memory,
+OPENERS: dict[str, Callable[[Path], AbstractContextManager[Index]]] = {
+    "memory": lambda _: closing(MemoryIndex()),
+    "edge": lambda folder: closing(EdgeIndex(folder, DIMS)),
+    "local": lambda folder: closing(open_local(folder, DIMS)),
+    "server": over_http,
 }
 ON_DISK = ("edge", "local")
 
@@ -38,9 +44,8 @@ ON_DISK = ("edge", "local")
 @pytest.fixture(params=OPENERS)
 def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Index]:
     """Each index in turn, empty."""
-    opened = OPENERS[request.param](tmp_path / "index")
-    yield opened
-    opened.close()
+    with OPENERS[request.param](tmp_path / "index") as opened:
+        yield opened
 
 
 def points(*vectors: Vector, scope: str = "a", first: int = 1) -> list[StoredVector]:
@@ -96,30 +101,28 @@ def test_more_points_than_one_page(index: Index) -> None:
     """All numbers come back, beyond one page of a scroll."""
     index.upsert(points(*([EAST] * 600)))
     assert index.numbers() == set(range(1, 601))
+    assert index.count() == 600
 
 
 @pytest.mark.parametrize("name", ON_DISK)
 def test_index_on_disk_is_there_again(name: str, tmp_path: Path) -> None:
     """What was put in stands after closing and opening."""
-    opened = OPENERS[name](tmp_path)
-    opened.upsert(points(EAST))
-    opened.close()
-    again = OPENERS[name](tmp_path)
-    assert again.numbers() == {1}
-    again.close()
+    with OPENERS[name](tmp_path) as opened:
+        opened.upsert(points(EAST))
+    with OPENERS[name](tmp_path) as again:
+        assert again.numbers() == {1}
 
 
 @pytest.mark.parametrize("name", ON_DISK)
 def test_second_process_is_told_that_it_is_busy(name: str, tmp_path: Path) -> None:
     """An embedded index belongs to one process; the second is told so by its own error."""
-    opened = OPENERS[name](tmp_path)
-    opener = {"edge": "EdgeIndex", "local": "open_local"}[name]
+    module, opener = {"edge": ("edge", "EdgeIndex"), "local": ("index", "open_local")}[name]
     code = (
-        f"from pathlib import Path\nfrom potstill.infer.index import {opener}, IndexBusyError\n"
+        f"from pathlib import Path\nfrom potstill.infer.{module} import {opener}\nfrom potstill.infer.index import IndexBusyError\n"
         f"try:\n    {opener}(Path({str(tmp_path)!r}), {DIMS})\nexcept IndexBusyError:\n    print('busy')\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    opened.close()
+    with OPENERS[name](tmp_path):
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.stdout.strip() == "busy", result.stderr
     assert issubclass(IndexBusyError, MachineError)
 
@@ -136,6 +139,36 @@ def test_no_server_is_a_clear_error() -> None:
     """A server that is not there is a MachineError, not a stack of foreign ones."""
     with pytest.raises(MachineError, match="no Qdrant server"):
         open_server("http://127.0.0.1:9", "entries", DIMS)
+
+
+def test_server_that_goes_away_is_left_alone_for_a_while(tmp_path: Path) -> None:
+    """The lookup says what failed; the next one does not wait for the server again; the entries are untouched."""
+    encoder = HashingEncoder(DIMS)
+    with EntryStore(tmp_path / "entries.sqlite3") as store:
+        with qdrant_stand_in() as (url, _):
+            cache = AnswerCache(store, lambda: encoder, lambda _: OpenIndex(open_server(url, "c", DIMS), "c"))
+            read = cache.encode("What is LoRA?")
+            store.put(fresh(), 1.0, read.vectors)
+            assert len(cache.near(read, "a", 2.0).neighbours) == 1
+        with pytest.raises(MachineError, match="Qdrant server failed"):
+            cache.near(read, "a", 2.0)
+        assert "failed a moment ago" in str(cache.near(read, "a", 2.0).skipped)
+        assert store.count() == 1
+
+
+def test_server_that_lost_its_collection_is_filled_again(tmp_path: Path) -> None:
+    """Every collection can be deleted on the server at any time: the store has what it held."""
+    config = CacheConfig(encoder="hashing")
+    with qdrant_stand_in() as (url, client):
+        workspace, config = Workspace(tmp_path), config.model_copy(update={"url": url})
+        remember(workspace, "c1:1", "How hot may a card run?")
+        for _ in range(2):
+            cache = open_cache(config, workspace)
+            (found,) = cache.near(cache.encode("How hot may a card run?"), "a", 2.0).neighbours
+            assert found.entry.id == "c1:1"
+            cache.close()
+            (collection,) = client.get_collections().collections
+            client.delete_collection(collection.name)
 
 
 def fresh(identity: str = "c1:1", scope: str = "a", question: str = "What is LoRA?") -> Fresh:
@@ -172,6 +205,57 @@ def test_cache_finds_what_another_writer_added(index: Index, tmp_path: Path) -> 
         assert cache.near(read, "a", 2.0).neighbours == ()
 
 
+def looked_up(workspace: Workspace, kind: str, question: str) -> list[str]:
+    """Ids of the entries near a question, by a cache that is opened and closed for it."""
+    cache = open_cache(CacheConfig(encoder="hashing", index=kind), workspace)
+    found = cache.near(cache.encode(question), "a", 2.0)
+    cache.close()
+    return [near.entry.id for near in found.neighbours]
+
+
+def remember(workspace: Workspace, identity: str, question: str) -> None:
+    """Store one answer with the vector of its question."""
+    with EntryStore(workspace.cache_entries) as store:
+        encoder = HashingEncoder()
+        vectors = {encoder.id: encoder.encode([question])[0]}
+        store.put(fresh(identity, question=question), 1.0, vectors)
+
+
+@pytest.mark.parametrize("kind", ON_DISK)
+def test_index_of_a_deleted_cache_names_no_entry_of_the_new_one(tmp_path: Path, kind: str) -> None:
+    """Entries are numbered anew in a new file: the old index's vector of number 1 must not lead to the new number 1."""
+    workspace = Workspace(tmp_path)
+    remember(workspace, "c1:old", "How hot may a card run?")
+    assert looked_up(workspace, kind, "How hot may a card run?") == ["c1:old"]
+    for path in workspace.cache.glob("entries.sqlite3*"):
+        path.unlink()
+    remember(workspace, "c1:new", "What does a kilowatt hour cost?")
+    cache = open_cache(CacheConfig(encoder="hashing", index=kind), workspace)
+    found = cache.near(cache.encode("How hot may a card run?"), "a", 2.0).neighbours
+    cache.close()
+    assert [near.entry.id for near in found] == ["c1:new"]
+    assert found[0].cosine < 0.5
+    assert len(list(workspace.cache_index.iterdir())) == 1
+
+
+@pytest.mark.parametrize("kind", ON_DISK)
+@pytest.mark.parametrize("harm", ["torn", "emptied", "gone"])
+def test_harmed_index_is_built_anew(tmp_path: Path, kind: str, harm: str) -> None:
+    """Files cut short, files lost, or the whole folder lost: the next lookup finds what the store has, without a word."""
+    workspace = Workspace(tmp_path)
+    remember(workspace, "c1:1", "How hot may a card run?")
+    assert looked_up(workspace, kind, "How hot may a card run?") == ["c1:1"]
+    (folder,) = workspace.cache_index.iterdir()
+    if harm == "torn":
+        for path in (path for path in folder.rglob("*") if path.is_file()):
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        shutil.rmtree(folder)
+    if harm == "emptied":
+        folder.mkdir()
+    assert looked_up(workspace, kind, "How hot may a card run?") == ["c1:1"]
+
+
 @pytest.mark.parametrize("kind", ["edge", "local"])
 def test_many_may_be_the_first_at_the_index(tmp_path: Path, kind: str) -> None:
     """Of processes that open a new index at the same moment one gets it, and the others search a copy in memory."""
@@ -198,5 +282,5 @@ def test_many_may_be_the_first_at_the_index(tmp_path: Path, kind: str) -> None:
     for process in running:
         process.communicate()
     assert [process.returncode for process in running] == [0, 0, 0]
-    held = {"edge": "EdgeIndex", "local": "QdrantIndex"}[kind]
+    held = {"edge": "GrowingIndex", "local": "QdrantIndex"}[kind]
     assert found == [sorted([held, "MemoryIndex", "MemoryIndex"])] * 8

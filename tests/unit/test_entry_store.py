@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from potstill.errors import InputError
+from potstill.infer.index import MemoryIndex, catch_up
 from potstill.infer.store import EntryStore, Fresh
 from potstill.infer.upkeep import statistics
 
@@ -59,6 +60,27 @@ def test_numbers_are_never_used_twice(tmp_path: Path) -> None:
         first = store.put(fresh(), 1.0)
         store.forget("c1:1")
         assert store.put(fresh(), 2.0).number > first.number
+
+
+def test_dropping_an_entry_does_not_read_every_vector(tmp_path: Path) -> None:
+    """The vectors of an entry are found by its number: eviction at a hundred thousand entries would stall otherwise."""
+    with EntryStore(tmp_path / "e.sqlite3") as store, store.exclusive() as connection:
+        plan = connection.execute("EXPLAIN QUERY PLAN DELETE FROM vectors WHERE number = 1").fetchall()
+    assert [row[3].split()[0] for row in plan] == ["SEARCH"]
+
+
+def test_index_that_lags_behind_too_far_is_compared_as_a_whole(tmp_path: Path) -> None:
+    """Where the changes that an index lacks are no longer kept, it still comes to hold what the store has."""
+    with EntryStore(tmp_path / "e.sqlite3") as store:
+        store.put(fresh("c1:1"), 1.0, {"e": (1.0, 0.0)})
+        index, seen = MemoryIndex(), store.seq()
+        catch_up(store, index, "e")
+        store.forget("c1:1")
+        kept = store.put(fresh("c1:2"), 1.0, {"e": (0.0, 1.0)})
+        with store.exclusive() as connection:
+            connection.execute("DELETE FROM changes WHERE seq <= ?", (seen + 1,))
+        catch_up(store, index, "e", seen)
+        assert index.numbers() == {kept.number}
 
 
 def test_statistics_by_namespace(tmp_path: Path) -> None:

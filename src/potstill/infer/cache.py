@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import shutil
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from potstill.config import CacheConfig
-from potstill.errors import PotstillError
+from potstill.errors import MachineError, PotstillError
 from potstill.infer.encoder import Encoder, Vector, load_encoder
-from potstill.infer.index import (
-    CHUNK,
-    EdgeIndex,
-    Index,
-    IndexBusyError,
-    MemoryIndex,
-    open_local,
-    open_server,
-)
+from potstill.infer.graph import GrowingIndex
+from potstill.infer.index import BrokenIndexError, Index, IndexBusyError, MemoryIndex, catch_up, open_local, open_server
 from potstill.infer.store import Entry, EntryStore, Fresh
 from potstill.records import text_sha
 from potstill.workspace import Workspace
 
 NEIGHBOURS = 5
 """Candidates of a semantic lookup: where the nearest is vetoed, the next may still fit."""
+
+LEFT_ALONE_S = 30.0
+"""Seconds for which an index that failed is not asked; then it is opened anew."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,7 @@ class AnswerCache:
         self._encoder: Encoder | None = None
         self._opened: OpenIndex | None = None
         self._seen = 0
+        self._left_alone_until = float("-inf")
 
     def encoder(self) -> Encoder:
         """The encoder, loaded at the first call. Blocking."""
@@ -94,8 +94,14 @@ class AnswerCache:
         encoder = self._encoder
         if read.skipped is not None or encoder is None:
             return read
-        index = self._current(encoder)
-        found = index.search(read.vectors[encoder.id], scope, limit)
+        if time.monotonic() < self._left_alone_until:
+            return Neighbourhood(skipped="its index failed a moment ago", encoder=encoder.id, vectors=read.vectors)
+        try:
+            found = self._current(encoder).search(read.vectors[encoder.id], scope, limit)
+        except MachineError:
+            self._left_alone_until = time.monotonic() + LEFT_ALONE_S
+            self._let_go()
+            raise
         entries = self.store.by_numbers([near.number for near in found], scope, now)
         live = tuple(Neighbour(entries[near.number], near.cosine) for near in found if near.number in entries)
         return Neighbourhood(neighbours=live, encoder=encoder.id, vectors=read.vectors)
@@ -106,27 +112,32 @@ class AnswerCache:
 
     def close(self) -> None:
         """Let go of the index and the store."""
+        self._let_go()
+        self.store.close()
+
+    def _let_go(self) -> None:
         if self._opened is not None:
             self._opened.index.close()
-        self.store.close()
+        self._opened = None
 
     def _current(self, encoder: Encoder) -> Index:
         """The index, brought up to date with what this and other processes have written."""
         if self._opened is None:
             self._opened = self._make_index(encoder)
             name = self._opened.name
-            self._seen = self.store.indexed(name) if name else 0
-            if self._seen == 0:
-                self._seen = self._caught_up(self._opened, encoder.id)
+            self._seen = self._caught_up(self._opened, encoder.id, self.store.indexed(name) if name else 0)
+            if self._opened.index.count() != self.store.count_vectors(encoder.id):  # it has lost something
+                self._seen = self._caught_up(self._opened, encoder.id, 0)
         if self.store.seq() != self._seen:
-            self._seen = self._caught_up(self._opened, encoder.id)
+            self._seen = self._caught_up(self._opened, encoder.id, self._seen)
         return self._opened.index
 
-    def _caught_up(self, opened: OpenIndex, encoder: str) -> int:
+    def _caught_up(self, opened: OpenIndex, encoder: str, since: int) -> int:
         seq = self.store.seq()
-        catch_up(self.store, opened.index, encoder, self._seen)
-        if opened.name:
-            self.store.note_indexed(opened.name, seq)
+        if since != seq or not since:
+            catch_up(self.store, opened.index, encoder, since)
+            if opened.name:
+                self.store.note_indexed(opened.name, seq)
         return seq
 
 
@@ -161,47 +172,42 @@ def entries_file(config: CacheConfig, workspace: Workspace) -> Path:
     return Path(config.path) / workspace.cache_entries.name if config.path else workspace.cache_entries
 
 
-def catch_up(store: EntryStore, index: Index, encoder: str, since: int = 0) -> None:
-    """Make an index hold exactly the vectors that the store has of an encoder.
-
-    From a `seq` on by what has changed since; from 0, or from one too long ago, by comparing everything.
-    """
-    if since and since + 1 >= store.first_change():
-        came, gone = store.changes(encoder, since)
-    else:
-        wanted, present = store.numbers(encoder), index.numbers()
-        came, gone = sorted(wanted - present), sorted(present - wanted)
-    for chunk in _chunks(gone):
-        index.delete(chunk)
-    for chunk in _chunks(came):
-        if points := store.vectors(encoder, chunk):
-            index.upsert(points)
-
-
 def _open_index(config: CacheConfig, folder: Path, store: EntryStore, encoder: Encoder) -> OpenIndex:
     """The configured index; while another process holds an embedded one, a copy in memory."""
     name = text_sha(encoder.id)[:16]
     if config.url is not None:
         collection = f"potstill-{store.id}-{name}"
         server = open_server(config.url, collection, encoder.dims)
-        if server.fresh:
-            store.note_indexed(collection, 0)
-        return OpenIndex(server, collection)
-    kind = f"{config.index}-{name}"
-    known = (folder / kind).is_dir()
+        return _trusted(OpenIndex(server, collection), store, new=server.fresh)
+    kind = f"{config.index}-{name}-{store.id[:8]}"
+    new = not (folder / kind).is_dir()
+    open_it = partial(_open_embedded, config.index, folder / kind, store, encoder)
     try:
-        with store.exclusive():  # two processes that create one shard at the same time break it
-            opened: Index = (
-                open_local(folder / kind, encoder.dims)
-                if config.index == "local"
-                else EdgeIndex(folder / kind, encoder.dims)
-            )
+        opened = open_it()
     except IndexBusyError:
         return OpenIndex(MemoryIndex())
-    if not known:
-        store.note_indexed(kind, 0)
-    return OpenIndex(opened, kind)
+    except BrokenIndexError:
+        shutil.rmtree(folder / kind)
+        opened, new = open_it(), True
+    for other in set(folder.glob(f"{config.index}-{name}*")) - {folder / kind}:
+        shutil.rmtree(other, ignore_errors=True)  # half built, or of a cache file that is gone
+    return _trusted(OpenIndex(opened, kind), store, new=new)
 
 
-def _chunks(numbers: Sequence[int]) -> list[Sequence[int]]:
-    return [numbers[start : start + CHUNK] for start in range(0, len(numbers), CHUNK)]
+def _open_embedded(kind: str, folder: Path, store: EntryStore, encoder: Encoder) -> Index:
+    if kind == "edge":
+        return GrowingIndex(store, folder, encoder.id, encoder.dims)
+    with store.exclusive():
+        return open_local(folder, encoder.dims)
+
+
+def _trusted(opened: OpenIndex, store: EntryStore, *, new: bool) -> OpenIndex:
+    """An index whose numbers are this store's: one that the store has not filled is emptied.
+
+    A cache file that was deleted, or put back from a copy, counts anew, and its numbers then mean other entries.
+    """
+    if opened.name and new:
+        store.note_indexed(opened.name, 0)
+    elif opened.name and store.indexed(opened.name) == 0:
+        opened.index.delete(sorted(opened.index.numbers()))
+    return opened

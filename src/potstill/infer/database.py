@@ -12,7 +12,8 @@ from potstill.errors import InputError, MachineError
 
 APPLICATION_ID = 0x506F7443  # "PotC"
 SCHEMA_VERSION = 3
-BUSY_S = 30.0
+BUSY_S = 5.0
+"""Seconds to wait for another writer: a question should not wait longer for its cache."""
 BUSY_STEP_S = 0.02
 SCHEMA = """
 CREATE TABLE about (store_id TEXT NOT NULL) STRICT;

@@ -1,4 +1,4 @@
-"""Nearest vectors within one scope: one port, and adapters for memory, Qdrant Edge and qdrant-client.
+"""Nearest vectors within one scope: one port, and adapters for memory and qdrant-client; Qdrant Edge is in `edge`.
 
 An index holds numbers, scopes and vectors, nothing else, and is rebuilt from the store at any time. Scores are cosine
 similarity, 1 for equal directions. A search never crosses a scope.
@@ -6,26 +6,37 @@ similarity, 1 for equal directions. A search never crosses a scope.
 
 from __future__ import annotations
 
+import pickle
+import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from potstill.errors import MachineError
 from potstill.infer.encoder import Vector
-from potstill.infer.store import StoredVector
+from potstill.infer.store import EntryStore, StoredVector
 
 CHUNK = 256
 """Points sent together."""
 FIRST_ROWS = 64
-SERVER_TIMEOUT_S = 10
+PAGE = 5000
+"""Numbers read together."""
+SERVER_TIMEOUT_S = 5
+SERVER_EF = 128
+"""The width of a server's graph search; what it builds, and when, is its own affair."""
 LOCKED = ("WouldBlock", "already accessed")
 """What Qdrant Edge and qdrant-client's local mode say when another process has the folder open."""
 
 
 class IndexBusyError(MachineError):
     """Another process holds the embedded index."""
+
+
+class BrokenIndexError(MachineError):
+    """The embedded index cannot be read; as it is derived, it may be deleted."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,9 @@ class Index(Protocol):
 
     def numbers(self) -> set[int]:
         """All entries that are in."""
+
+    def count(self) -> int:
+        """How many those are."""
 
     def close(self) -> None:
         """Let go of files and connections."""
@@ -85,6 +99,10 @@ class MemoryIndex:
     def numbers(self) -> set[int]:
         """All entries that are in."""
         return set(self._scopes)
+
+    def count(self) -> int:
+        """How many those are."""
+        return len(self._scopes)
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -130,80 +148,26 @@ class _Shelf:
         return made / self._np.where(lengths > 0, lengths, 1)
 
 
-class EdgeIndex:
-    """Qdrant Edge, Qdrant's engine inside this process; its folder belongs to one process at a time."""
-
-    def __init__(self, folder: Path, dims: int) -> None:
-        """Open or create the shard; raises IndexBusyError where another process has it, MachineError where it is broken."""
-        try:
-            import qdrant_edge
-        except ImportError as error:
-            message = "cache.index: edge needs qdrant-edge-py"
-            raise MachineError(message, hint="pip install 'potstill[local]', or set cache.index: local") from error
-        self._edge = qdrant_edge
-        new = not (folder / "edge_config.json").is_file()
-        folder.mkdir(parents=True, exist_ok=True)
-        params = qdrant_edge.EdgeVectorParams(size=dims, distance=qdrant_edge.Distance.Cosine)
-        config = qdrant_edge.EdgeConfig(vectors=params)
-        try:
-            opener = qdrant_edge.EdgeShard.create if new else qdrant_edge.EdgeShard.load
-            self._shard = opener(str(folder), config)
-            if new:
-                keyword = qdrant_edge.PayloadSchemaType.Keyword
-                self._shard.update(qdrant_edge.UpdateOperation.create_field_index("scope", keyword))
-        except Exception as error:
-            # Qdrant Edge raises bare Exception for everything; what it says is all there is to tell them apart.
-            raise _unopened(folder, error) from error
-
-    def upsert(self, points: Sequence[StoredVector]) -> None:
-        """Add or replace vectors; each is in the shard's write-ahead log when this returns."""
-        made = [self._edge.Point(point.number, list(point.vector), {"scope": point.scope}) for point in points]
-        self._shard.update(self._edge.UpdateOperation.upsert_points(made))
-
-    def search(self, vector: Vector, scope: str, limit: int) -> list[Near]:
-        """The nearest of one scope, nearest first."""
-        edge = self._edge
-        condition = edge.FieldCondition(key="scope", match=edge.MatchValue(scope))
-        request = edge.QueryRequest(
-            limit=limit, query=edge.Query.Nearest(list(vector)), filter=edge.Filter(must=[condition])
-        )
-        return [Near(int(point.id), float(point.score)) for point in self._shard.query(request)]
-
-    def delete(self, numbers: Sequence[int]) -> None:
-        """Take entries out."""
-        self._shard.update(self._edge.UpdateOperation.delete_points(list(numbers)))
-
-    def numbers(self) -> set[int]:
-        """All entries that are in."""
-        found: set[int] = set()
-        offset: Any = None
-        while True:
-            request = self._edge.ScrollRequest(limit=CHUNK, offset=offset, with_payload=False, with_vector=False)
-            records, offset = self._shard.scroll(request)
-            found |= {int(record.id) for record in records}
-            if offset is None:
-                return found
-
-    def close(self) -> None:
-        """Flush, and let go of the folder."""
-        self._shard.close()
-
-
 class QdrantIndex:
     """A collection behind qdrant-client: a server, its local mode, or its memory mode.
 
     Local mode is not thread-safe, so one lock is held around every call.
     """
 
-    def __init__(self, client: Any, collection: str, dims: int) -> None:
+    def __init__(self, client: Any, collection: str, dims: int, *, server: bool = False) -> None:
+        """Open or create the collection; a server is told how to search, local mode is not."""
         from qdrant_client import models
 
         self._client, self._collection, self._models = client, collection, models
         self._lock = threading.Lock()
+        self._search = models.SearchParams(hnsw_ef=SERVER_EF) if server else None
         self.fresh = not client.collection_exists(collection)
         if self.fresh:
             params = models.VectorParams(size=dims, distance=models.Distance.COSINE)
             client.create_collection(collection, vectors_config=params)
+        if server:  # also where a creator died between the two: making it twice is no error
+            keyword = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
+            client.create_payload_index(collection, "scope", field_schema=keyword, wait=True)
 
     def upsert(self, points: Sequence[StoredVector]) -> None:
         """Add or replace vectors."""
@@ -211,25 +175,26 @@ class QdrantIndex:
             self._models.PointStruct(id=point.number, vector=list(point.vector), payload={"scope": point.scope})
             for point in points
         ]
-        with self._lock:
+        with self._asking():
             self._client.upsert(self._collection, points=made, wait=True)
 
     def search(self, vector: Vector, scope: str, limit: int) -> list[Near]:
         """The nearest of one scope, nearest first."""
         condition = self._models.FieldCondition(key="scope", match=self._models.MatchValue(value=scope))
-        with self._lock:
+        with self._asking():
             found = self._client.query_points(
                 self._collection,
                 query=list(vector),
                 query_filter=self._models.Filter(must=[condition]),
                 limit=limit,
                 with_payload=False,
+                search_params=self._search,
             )
         return [Near(int(point.id), float(point.score)) for point in found.points]
 
     def delete(self, numbers: Sequence[int]) -> None:
         """Take entries out."""
-        with self._lock:
+        with self._asking():
             self._client.delete(self._collection, points_selector=list(numbers), wait=True)
 
     def numbers(self) -> set[int]:
@@ -237,17 +202,50 @@ class QdrantIndex:
         found: set[int] = set()
         offset: Any = None
         while True:
-            with self._lock:
+            with self._asking():
                 records, offset = self._client.scroll(
-                    self._collection, limit=CHUNK, offset=offset, with_payload=False, with_vectors=False
+                    self._collection, limit=PAGE, offset=offset, with_payload=False, with_vectors=False
                 )
             found |= {int(record.id) for record in records}
             if offset is None:
                 return found
 
+    def count(self) -> int:
+        """How many those are."""
+        with self._asking():
+            return int(self._client.count(self._collection, exact=True).count)
+
     def close(self) -> None:
         """Let go of the folder or the connection."""
         self._client.close()
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        from qdrant_client.http.exceptions import ApiException
+
+        try:
+            with self._lock:
+                yield
+        except (ApiException, OSError) as error:
+            message = f"the Qdrant server failed: {str(error).strip() or type(error).__name__}"
+            raise MachineError(message, hint="is it still there, and may this key write to it?") from error
+
+
+def catch_up(store: EntryStore, index: Index, encoder: str, since: int = 0) -> None:
+    """Make an index hold exactly the vectors that the store has of an encoder.
+
+    From a `seq` on by what has changed since; from 0, or from one too long ago, by comparing everything.
+    """
+    if since and since + 1 >= store.first_change():
+        came, gone = store.changes(encoder, since)
+    else:
+        wanted, present = store.numbers(encoder), index.numbers()
+        came, gone = sorted(wanted - present), sorted(present - wanted)
+    for chunk in _chunks(gone):
+        index.delete(chunk)
+    for chunk in _chunks(came):
+        if points := store.vectors(encoder, chunk):
+            index.upsert(points)
 
 
 def open_local(folder: Path, dims: int) -> QdrantIndex:
@@ -256,8 +254,8 @@ def open_local(folder: Path, dims: int) -> QdrantIndex:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         return QdrantIndex(client.QdrantClient(path=str(folder)), "entries", dims)
-    except RuntimeError as error:
-        raise _unopened(folder, error) from error
+    except (RuntimeError, ValueError, EOFError, sqlite3.Error, pickle.UnpicklingError) as error:
+        raise unopened(folder, error) from error
 
 
 def open_server(url: str, collection: str, dims: int) -> QdrantIndex:
@@ -266,9 +264,8 @@ def open_server(url: str, collection: str, dims: int) -> QdrantIndex:
     from qdrant_client.http.exceptions import ApiException
 
     try:
-        return QdrantIndex(
-            client.QdrantClient(url=url, timeout=SERVER_TIMEOUT_S, check_compatibility=False), collection, dims
-        )
+        connected = client.QdrantClient(url=url, timeout=SERVER_TIMEOUT_S, check_compatibility=False)
+        return QdrantIndex(connected, collection, dims, server=True)
     except (ApiException, OSError) as error:
         message = f"no Qdrant server answers at cache.url {url}: {error}"
         raise MachineError(message, hint="start it, or unset cache.url for the embedded index") from error
@@ -283,8 +280,13 @@ def _client_module() -> Any:
     return qdrant_client
 
 
-def _unopened(folder: Path, error: Exception) -> MachineError:
+def _chunks(numbers: Sequence[int]) -> list[Sequence[int]]:
+    return [numbers[start : start + CHUNK] for start in range(0, len(numbers), CHUNK)]
+
+
+def unopened(folder: Path, error: Exception) -> MachineError:
+    """What an embedded engine's refusal to open a folder means: it is busy, or broken."""
     if any(sign in str(error) for sign in LOCKED):
         return IndexBusyError(f"{folder} is held by another process")
     message = f"the index in {folder} cannot be opened: {error}"
-    return MachineError(message, hint="delete that folder: it is rebuilt from the cache's entries")
+    return BrokenIndexError(message, hint="delete that folder: it is rebuilt from the cache's entries")

@@ -89,6 +89,7 @@ class EntryStore:
 
     def __init__(self, path: Path | None, *, ttl_s: int | None = None, max_entries: int | None = None) -> None:
         """Open or create the file; None: in memory. Raises MachineError, or InputError for a file of another kind."""
+        self.path = path
         self._ttl_s = ttl_s
         self._max_entries = max_entries
         try:
@@ -256,6 +257,11 @@ class EntryStore:
         """All entries that have a vector of this encoder."""
         rows = self._connection.execute("SELECT number FROM vectors WHERE encoder = ?", (encoder,))
         return {int(row[0]) for row in rows}
+
+    def count_vectors(self, encoder: str) -> int:
+        """How many those are."""
+        row = self._connection.execute("SELECT count(*) FROM vectors WHERE encoder = ?", (encoder,)).fetchone()
+        return int(row[0])
 
     def vectors(self, encoder: str, numbers: Sequence[int]) -> list[StoredVector]:
         """The vectors of some entries, by number; entries that are gone are left out."""

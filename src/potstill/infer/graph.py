@@ -1,0 +1,139 @@
+"""A Qdrant Edge index whose graph is built beside it, by a process of its own, and taken over once it is measured.
+
+Only a process that asks often builds one: a single question is not worth a CPU minute. What the graph lacks, because it
+came later, is compared one by one; when that is much, a new graph is built from the store.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from potstill.infer.edge import EdgeIndex, Graph
+from potstill.infer.encoder import Vector
+from potstill.infer.index import Near, catch_up
+from potstill.infer.store import EntryStore, StoredVector
+
+BUILD_FROM = 20_000
+"""Vectors outside the graph from which a new one is worth building: comparing these takes about a millisecond."""
+BUILD_SHARE = 0.25
+"""As above, as a share of those inside: a graph is built anew a few times while a cache grows tenfold."""
+LOOK_EVERY = 100
+"""Whether a graph is wanted is looked at once in so many searches; a command that asks once never does."""
+SEQ_FILE = "seq"
+NICE = 10
+
+
+class GrowingIndex:
+    """Implements `index.Index` over Qdrant Edge; not to be shared between threads."""
+
+    def __init__(
+        self, store: EntryStore, folder: Path, encoder: str, dims: int, *, build_from: int = BUILD_FROM
+    ) -> None:
+        """Open or create the shard, while nobody else opens one; errors as `EdgeIndex` has them."""
+        self._build_from = build_from
+        self._store, self._folder, self._encoder, self._dims = store, folder, encoder, dims
+        self._searches = 0
+        self._building: _Building | None = None
+        with store.exclusive():  # two processes that create one shard at the same time break it
+            self._index = EdgeIndex(folder, dims)
+
+    @property
+    def graph(self) -> Graph | None:
+        """What was measured of the graph in use."""
+        return self._index.graph
+
+    def upsert(self, points: Sequence[StoredVector]) -> None:
+        """Add or replace vectors."""
+        self._index.upsert(points)
+
+    def search(self, vector: Vector, scope: str, limit: int) -> list[Near]:
+        """The nearest of one scope, nearest first."""
+        self._searches += 1
+        if self._building is not None:
+            self._take_over(self._building)
+        elif self._searches % LOOK_EVERY == 0 and self._store.path is not None and self._worth_building():
+            self._building = _Building(self._store.path, self._folder, self._encoder, self._dims)
+        return self._index.search(vector, scope, limit)
+
+    def delete(self, numbers: Sequence[int]) -> None:
+        """Take entries out."""
+        self._index.delete(numbers)
+
+    def numbers(self) -> set[int]:
+        """All entries that are in."""
+        return self._index.numbers()
+
+    def count(self) -> int:
+        """How many those are."""
+        return self._index.count()
+
+    def close(self) -> None:
+        """Let go of the folder; a graph that is being built is given up."""
+        if self._building is not None:
+            self._building.give_up()
+        self._index.close()
+
+    def _worth_building(self) -> bool:
+        inside = self._index.graph.vectors if self._index.graph else 0
+        return self._index.loose() > max(self._build_from, BUILD_SHARE * inside)
+
+    def _take_over(self, building: _Building) -> None:
+        """Put a finished index in place of this one. A kill on the way costs the index, which is rebuilt."""
+        state = building.process.poll()
+        if state is None:
+            return
+        seq = building.seq() if state == 0 else None
+        if seq is not None:
+            with self._store.exclusive():
+                self._index.close()
+                shutil.rmtree(self._folder)
+                building.folder.rename(self._folder)
+                self._index = EdgeIndex(self._folder, self._dims)
+            catch_up(self._store, self._index, self._encoder, seq)
+            self._building = None
+
+
+class _Building:
+    """A child process that fills and builds an index in a folder beside the one in use."""
+
+    def __init__(self, database: Path, beside: Path, encoder: str, dims: int) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{beside.name}.", dir=beside.parent))
+        command = [sys.executable, "-m", __name__, str(database), str(self.folder), encoder, str(dims)]
+        quiet = subprocess.DEVNULL
+        self.process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)  # noqa: S603  (this Python)
+
+    def seq(self) -> int | None:
+        """Up to where in the store's changes the index goes; None where it did not come to an end."""
+        try:
+            return int((self.folder / SEQ_FILE).read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return None
+
+    def give_up(self) -> None:
+        """End the child and drop what it made."""
+        self.process.kill()
+        self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def build(database: Path, folder: Path, encoder: str, dims: int) -> Graph:
+    """Fill an index from a store, build its graph and measure it. Blocking, for minutes."""
+    with EntryStore(database) as store:
+        seq = store.seq()
+        index = EdgeIndex(folder, dims)
+        catch_up(store, index, encoder)
+    graph = index.build_graph()
+    index.close()
+    (folder / SEQ_FILE).write_text(str(seq), encoding="ascii")
+    return graph
+
+
+if __name__ == "__main__":
+    os.nice(NICE)
+    build(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
