@@ -194,7 +194,7 @@ def test_server_and_command_share_a_workspace(potstill: Run, emulator: dict[str,
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
-        assert holder.stdout.readline().strip() == "EdgeIndex"
+        assert holder.stdout.readline().strip() == "GrowingIndex"
         assert done(potstill, PARAPHRASE, *FAST, env=emulator)["trace"]["route"] == "semantic"
         assert done(potstill, "What is LoRA?", *FAST, env=emulator)["trace"]["route"] == "teacher"
         holder.communicate("")

@@ -6,7 +6,7 @@ import asyncio
 import os
 import shlex
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -113,14 +113,14 @@ def _router_of(session: Session) -> Callable[[Any], Any]:
     return over
 
 
-def _encoder_of(session: Session) -> tuple[str, Callable[[list[str]], list[Sequence[float]]]]:
+def _encoder_of(session: Session) -> tuple[str, Callable[[list[str]], list[tuple[float, ...]]]]:
     """The cache's encoder, loaded when it is first asked."""
     from potstill.infer.encoder import Encoder, load_encoder
 
     name = session.config.cache.encoder
     opened: list[Encoder] = []
 
-    def encode(texts: list[str]) -> list[Sequence[float]]:
+    def encode(texts: list[str]) -> list[tuple[float, ...]]:
         if not opened:
             opened.append(load_encoder(name, session.workspace.encoders))
         (encoder,) = opened

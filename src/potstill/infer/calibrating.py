@@ -14,7 +14,7 @@ from potstill.config import CacheConfig
 from potstill.errors import InputError, MachineError
 from potstill.infer.cache import entries_file, open_encoder
 from potstill.infer.calibration import Calibration, Circumstances, Point, calibrate
-from potstill.infer.encoder import Encoder, Vector
+from potstill.infer.encoder import Encoder
 from potstill.infer.pairs import Pair
 from potstill.infer.store import EntryStore
 from potstill.workspace import Workspace, read_text, write_atomic
@@ -123,10 +123,12 @@ def _entries(config: CacheConfig, workspace: Workspace) -> int:
         return store.count()
 
 
-def _encoded(encoder: Encoder, pairs: Sequence[Pair], on_progress: Callable[[int, int], None]) -> dict[str, Vector]:
+def _encoded(
+    encoder: Encoder, pairs: Sequence[Pair], on_progress: Callable[[int, int], None]
+) -> dict[str, tuple[float, ...]]:
     """A vector for each question, encoded once each, like lengths together."""
     questions = sorted({text for pair in pairs for text in (pair.question, pair.cached)}, key=len)
-    vectors: dict[str, Vector] = {}
+    vectors: dict[str, tuple[float, ...]] = {}
     for start in range(0, len(questions), CHUNK):
         chunk = questions[start : start + CHUNK]
         vectors.update(zip(chunk, encoder.encode(chunk), strict=True))
@@ -134,5 +136,5 @@ def _encoded(encoder: Encoder, pairs: Sequence[Pair], on_progress: Callable[[int
     return vectors
 
 
-def _cosine(vectors: dict[str, Vector], pair: Pair) -> float:
+def _cosine(vectors: dict[str, tuple[float, ...]], pair: Pair) -> float:
     return sum(one * other for one, other in zip(vectors[pair.question], vectors[pair.cached], strict=True))

@@ -25,6 +25,7 @@ HUB_OWNER = "sentence-transformers"
 HUB_FILES = ["*.json", "*.txt", "*.model", "model.safetensors"]
 
 Vector = Sequence[float]
+"""What is stored and compared; an encoder gives tuples."""
 
 
 class Encoder(Protocol):
@@ -41,7 +42,7 @@ class Encoder(Protocol):
     def unreadable(self, text: str) -> str | None:
         """Why this encoder cannot read a text; None where it can."""
 
-    def encode(self, texts: Sequence[str]) -> list[Vector]:
+    def encode(self, texts: Sequence[str]) -> list[tuple[float, ...]]:
         """One unit vector for each text. Blocking."""
 
 
@@ -59,11 +60,11 @@ class HashingEncoder:
         """Only a text without any letter is unreadable."""
         return None if text.strip() else "empty"
 
-    def encode(self, texts: Sequence[str]) -> list[Vector]:
+    def encode(self, texts: Sequence[str]) -> list[tuple[float, ...]]:
         """One unit vector for each text."""
         return [self._one(normalise(text).lower()) for text in texts]
 
-    def _one(self, text: str) -> Vector:
+    def _one(self, text: str) -> tuple[float, ...]:
         counts = [0.0] * self.dims
         padded = f" {text} "
         for size in (1, 2, 3):

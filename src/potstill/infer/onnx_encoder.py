@@ -15,7 +15,7 @@ from typing import Any
 
 from potstill.errors import MachineError
 from potstill.infer import bert
-from potstill.infer.encoder import Vector, cannot_read
+from potstill.infer.encoder import cannot_read
 from potstill.records import content_id
 from potstill.workspace import write_atomic
 
@@ -71,11 +71,11 @@ class OnnxEncoder:
         unknown = self._tokenizer.token_to_id(self._layout.unknown_token)
         return cannot_read(len(tokens), sum(token == unknown for token in tokens), self._layout.max_tokens)
 
-    def encode(self, texts: Sequence[str]) -> list[Vector]:
+    def encode(self, texts: Sequence[str]) -> list[tuple[float, ...]]:
         """One unit vector for each text; longer texts than the model reads are cut."""
         tokens = [self._cut(self._tokenizer.encode(text).ids) for text in texts]
         order = sorted(range(len(texts)), key=lambda place: len(tokens[place]))
-        vectors: list[Vector] = [()] * len(texts)
+        vectors: list[tuple[float, ...]] = [()] * len(texts)
         for start in range(0, len(order), BATCH):
             places = order[start : start + BATCH]
             made = self._run([tokens[place] for place in places])
@@ -83,7 +83,7 @@ class OnnxEncoder:
                 vectors[place] = vector
         return vectors
 
-    def _run(self, batch: Sequence[Sequence[int]]) -> list[Vector]:
+    def _run(self, batch: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
         import numpy as np
 
         longest = max(len(tokens) for tokens in batch)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.errors import MachineError
-from potstill.infer.encoder import Vector, cannot_read
+from potstill.infer.encoder import cannot_read
 
 
 class SentenceEncoder:
@@ -44,7 +44,7 @@ class SentenceEncoder:
         ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
         return cannot_read(len(ids), sum(token == tokenizer.unk_token_id for token in ids), self._model.max_seq_length)
 
-    def encode(self, texts: Sequence[str]) -> list[Vector]:
+    def encode(self, texts: Sequence[str]) -> list[tuple[float, ...]]:
         """One unit vector for each text."""
         vectors = self._model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
         return [tuple(map(float, vector)) for vector in vectors]

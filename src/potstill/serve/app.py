@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +31,7 @@ from potstill.serve.wire import ALL, HYBRID, ChatRequest, CompletionRequest, Emb
 from potstill.serve.worker import QueueFullError, SharedStudent, Worker
 from potstill.student.answers import Continuous
 
-Encode = Callable[[list[str]], list[Sequence[float]]]
+Encode = Callable[[list[str]], list[tuple[float, ...]]]
 """Texts to vectors. Blocking; raises InputError for a text that it cannot read."""
 ReadStudent = Callable[[str], Callable[[Any], None]]
 """Reads a student by name (blocking) and gives the change that serves it; raises InputError."""
