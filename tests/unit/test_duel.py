@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from decimal import Decimal
+from pathlib import Path
 
+import pytest
+import yaml
+from pydantic import SecretStr
 from tests.unit.test_verdict import judged, sample
 
-from potstill.config import Config, JudgeSettings, PricesConfig
+from potstill.config import Config, JudgeSettings, PricesConfig, Secrets
 from potstill.distill.asking import Judged
-from potstill.distill.duel import Purse, consult
+from potstill.distill.duel import Purse, consult, judge_by_teacher
+from potstill.ledger import Ledger
 from potstill.pricing.book import load_prices
 from potstill.student.answers import StudentAnswer
 from potstill.teacher.calls import TeacherRequest
+from potstill.teacher.emulator import EmulatorSettings, Running, running
 from potstill.teacher.scripted import ScriptedTeacher
+from potstill.workspace import Workspace
 
 
 def config(**judge: object) -> Config:
@@ -120,3 +128,74 @@ async def test_model_text_cannot_give_itself_the_prize() -> None:
     assert sum(line.startswith(("1. ", "2. ")) for line in lines) == 2
     assert lines.count("Question:") == 1
     assert "{{ 7 * 7 }}" in seen[0]
+
+
+KEY = Secrets(teacher_key=SecretStr("AIza-test"), teacher_key_variable="GEMINI_API_KEY")
+QUESTIONS = [
+    ("How much memory does a model need?", "Count the weights: two bytes each in half precision."),
+    ("Why is my card hot?", "Dust in the fan keeps the heat in."),
+    ("What is a token?", "A piece of a word that the model reads as one."),
+]
+
+
+@pytest.fixture
+def gemini(tmp_path: Path) -> Iterator[Running]:
+    """An emulator that knows the right answers to three questions."""
+    items = [{"id": f"q{n}", "questions": [q], "answers": {"default": a}} for n, (q, a) in enumerate(QUESTIONS)]
+    known = {"language": "en", "personas": {}, "items": items}
+    (tmp_path / "faq.yaml").write_text(yaml.safe_dump(known))
+    with running(EmulatorSettings(port=0, faq=str(tmp_path / "faq.yaml"))) as found:
+        yield found
+
+
+def for_gemini(emulator: Running, workspace: Path, **judge: object) -> Config:
+    """A config whose teacher is the emulator, with room for all requests at once."""
+    base = config(samples=3, resamples=3, **judge)
+    teacher = base.teacher.model_copy(update={"base_url": emulator.url, "rpm": 100_000})
+    return base.model_copy(update={"teacher": teacher, "workspace": str(workspace)})
+
+
+def told_gemini() -> list[Judged]:
+    """Three answers beside the teacher's: the student is right where the stored answer is, with more words, is not, and wrong."""
+    right, wrong = [answer for _, answer in QUESTIONS], "Nobody knows."
+    pairs = [(wrong, right[0]), (right[1], wrong), (right[2], f"{right[2]} Surely.")]
+    rows = []
+    for number, (stored, said) in enumerate(pairs):
+        answer = StudentAnswer(role="expert", text=said, finish_reason="stop", prompt_tokens=1, completion_tokens=1)
+        rows.append(Judged(sample(QUESTIONS[number][0], stored, prompt=f"p{number}"), answer, 0.2, exact=False))
+    return rows
+
+
+@pytest.mark.filterwarnings("ignore:Inheritance class:DeprecationWarning")
+async def test_gemini_judges_over_the_wire(gemini: Running, tmp_path: Path) -> None:
+    """Against the emulator the right answer wins in both orders; all it cost stands in the ledger, and once only.
+
+    Where both are right it names the first in each order, which is a tie. The questions asked once more give the ceiling.
+    """
+    given = for_gemini(gemini, tmp_path)
+    first = await judge_by_teacher(given, KEY, Workspace(tmp_path), told_gemini())
+    assert first.duel is not None
+    assert [item.points for item in first.judged] == [1.0, 0.0, 0.5]
+    assert (first.duel.wins, first.duel.ties, first.duel.losses) == (1, 1, 1)
+    assert first.ceiling is not None
+    assert first.ceiling.n == 3
+    assert len(gemini.log()) == 3 * 2 + 3
+    again = await judge_by_teacher(given, KEY, Workspace(tmp_path), told_gemini())
+    assert again == first
+    assert len(gemini.log()) == 3 * 2 + 3
+    with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
+        assert ledger.spent() == first.duel.cost_usd > 0
+
+
+@pytest.mark.filterwarnings("ignore:Inheritance class:DeprecationWarning")
+async def test_the_judges_budget_holds_over_restarts(gemini: Running, tmp_path: Path) -> None:
+    """A run that ends for want of money spends no more when it is started again, and goes on where it has more."""
+    whole = await judge_by_teacher(for_gemini(gemini, tmp_path), KEY, Workspace(tmp_path / "whole"), told_gemini())
+    assert whole.duel is not None
+    limit = whole.duel.cost_usd * 2  # a request's worst case is many times what it costs, so some fit
+    for max_usd in (limit, limit, Decimal(1)):
+        given = for_gemini(gemini, tmp_path, max_usd=max_usd)
+        found = await judge_by_teacher(given, KEY, Workspace(tmp_path / "poor"), told_gemini())
+        with Ledger.open(tmp_path / "poor" / "ledger.sqlite3") as ledger:
+            assert Decimal(0) < ledger.spent() <= max_usd
+    assert found == whole

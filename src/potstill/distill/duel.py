@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -15,12 +15,13 @@ from potstill.distill.asking import Judged
 from potstill.distill.metrics import agreement
 from potstill.distill.stats import ceiling, interval
 from potstill.errors import BudgetError, QuotaError, TeacherError
+from potstill.ledger import Ledger
 from potstill.pricing.book import PriceBook, load_prices
 from potstill.prompts import fill, load_template
 from potstill.records import Ceiling, Duel, Message
 from potstill.teacher.calls import Answer, Asks, TeacherRequest, build_request
 from potstill.teacher.opening import open_teacher
-from potstill.teacher.paid import worst_input_tokens
+from potstill.teacher.paid import stored_answer, worst_input_tokens
 from potstill.workspace import Workspace
 
 VERDICT_TOKENS = 64
@@ -43,40 +44,68 @@ class Consulted:
 
 
 class Purse:
-    """Asks the teacher while the worst case of a request still fits what may be spent here; counts what was."""
+    """Asks the teacher while the worst case of a request still fits what may be spent here; counts what was.
 
-    def __init__(self, asks: Asks, config: Config, book: PriceBook, limit_usd: Decimal) -> None:
+    With a ledger the limit holds over restarts: what earlier runs paid for these requests, lost attempts included, has
+    been spent already, and their answers cost nothing more.
+    """
+
+    def __init__(
+        self, asks: Asks, config: Config, book: PriceBook, limit_usd: Decimal, ledger: Ledger | None = None
+    ) -> None:
         self._asks = asks
         self._config = config
         self._book = book
         self._left = limit_usd
+        self._ledger = ledger
+        self._flying = 0
+        self._settled = asyncio.Condition()
         self.spent_usd = Decimal(0)
         self.stopped = ""
+
+    def remember(self, requests: Iterable[TeacherRequest]) -> None:
+        """Count what earlier runs spent on these requests; before any of them is asked."""
+        for key in {request.key for request in requests}:
+            self._book_in(self._committed(key))
 
     async def all(self, requests: Sequence[TeacherRequest]) -> list[Answer | None]:
         """The answers in order; None for a request that failed, or was not sent for want of money or quota."""
         return list(await asyncio.gather(*(self._one(request) for request in requests)))
 
     async def _one(self, request: TeacherRequest) -> Answer | None:
+        if self._ledger is not None and (known := stored_answer(self._ledger, request)) is not None:
+            return known
         worst = self._worst(request)
-        if self.stopped or worst > self._left:
-            self.stopped = self.stopped or "distill.judge.max_usd is used up"
-            return None
-        self._left -= worst
-        paid = Decimal(0)
+        async with self._settled:  # what is in flight may come back cheaper than its worst case
+            await self._settled.wait_for(lambda: self.stopped or worst <= self._left or not self._flying)
+            if self.stopped or worst > self._left:
+                self.stopped = self.stopped or "distill.judge.max_usd is used up"
+                return None
+            self._left -= worst
+            self._flying += 1
+        before = self._committed(request.key)
         try:
             answer = await self._asks.ask(request)
-            paid = Decimal(0) if answer.reused else answer.cost_usd
         except TeacherError:
-            paid = worst
             return None
         except (BudgetError, QuotaError) as error:
             self.stopped = error.message
             return None
         finally:
-            self._left += worst - paid
-            self.spent_usd += paid
+            async with self._settled:
+                self._left += worst
+                self._book_in(self._committed(request.key) - before)
+                self._flying -= 1
+                self._settled.notify_all()
         return answer
+
+    def _committed(self, key: str) -> Decimal:
+        """What the ledger holds against a request; a teacher without one costs nothing."""
+        return Decimal(0) if self._ledger is None else self._ledger.committed(key)
+
+    def _book_in(self, paid: Decimal) -> None:
+        self._left -= paid
+        self.spent_usd += paid
 
     def _worst(self, request: TeacherRequest) -> Decimal:
         teacher = self._config.teacher
@@ -96,7 +125,8 @@ async def judge_by_teacher(
     """Open the paid teacher and consult it for at most `distill.judge.max_usd`; raises KeyRefusedError without a key."""
     async with open_teacher(config, secrets, workspace, command="distill") as teacher:
         limit = config.distill.judge.max_usd or Decimal(0)
-        return await consult(Purse(teacher, config, load_prices(config.prices), limit), config, judged)
+        purse = Purse(teacher, config, load_prices(config.prices), limit, teacher.ledger)
+        return await consult(purse, config, judged)
 
 
 async def consult(purse: Purse, config: Config, judged: Sequence[Judged]) -> Consulted:
@@ -106,33 +136,36 @@ async def consult(purse: Purse, config: Config, judged: Sequence[Judged]) -> Con
     bias: arXiv 2306.05685). Equal answers are a tie and cost nothing.
     """
     settings = config.distill.judge
-    chosen = _spread(judged, settings.samples)
-    results = await _gather(chosen, lambda item: _pair(purse, config, item))
-    words = {id(item): word for item, word in zip(chosen, results, strict=True) if word is not None}
+    pairs = [(item, _swapped(config, item)) for item in _spread(judged, settings.samples)]
+    again = [(item, _once_more(config, item)) for item in _spread(judged, settings.resamples)]
+    purse.remember([*(request for _, requests in pairs for request in requests), *(request for _, request in again)])
+    results = await asyncio.gather(*(_choice(purse, requests) for _, requests in pairs))
+    words = {id(item): word for (item, _), word in zip(pairs, results, strict=True) if word is not None}
     told = [replace(item, points=(words[id(item)] + 1) / 2) if id(item) in words else item for item in judged]
-    again = _spread(judged, settings.resamples)
+    replies = await purse.all([request for _, request in again])
+    own = [(item, reply.text) for (item, _), reply in zip(again, replies, strict=True) if reply is not None]
     return Consulted(
         judged=told,
-        duel=_tally(words, [item for item in chosen if id(item) in words], purse.spent_usd),
-        ceiling=await _resampled(purse, config, again),
+        duel=_tally(words, [item for item, _ in pairs if id(item) in words], purse.spent_usd),
+        ceiling=ceiling(
+            [(item.sample.prompt_id, agreement(text, item.reference).score) for item, text in own], "asked once more"
+        ),
         stopped=purse.stopped,
     )
 
 
-async def _gather(items: Iterable[Judged], ask: Callable[[Judged], Awaitable[int | None]]) -> list[int | None]:
-    return list(await asyncio.gather(*(ask(item) for item in items)))
-
-
-async def _pair(purse: Purse, config: Config, item: Judged) -> int | None:
-    """1: the student's answer is better in both positions; -1: the teacher's is; 0: a tie; None: not judged."""
-    if item.exact:
-        return 0
+def _swapped(config: Config, item: Judged) -> list[TeacherRequest]:
+    """The pair in both orders; nothing where the answers are equal."""
     pair = (item.reference, item.answer.text)
-    replies = await purse.all([_request(config, item, pair), _request(config, item, pair[::-1])])
-    choices = [_better(reply) for reply in replies]
+    return [] if item.exact else [_request(config, item, pair), _request(config, item, pair[::-1])]
+
+
+async def _choice(purse: Purse, requests: Sequence[TeacherRequest]) -> int | None:
+    """1: the student's answer is better in both positions; -1: the teacher's is; 0: a tie; None: not judged."""
+    choices = [_better(reply) for reply in await purse.all(requests)]
     if None in choices:
         return None
-    return {(2, 1): 1, (1, 2): -1}.get((choices[0] or 0, choices[1] or 0), 0)
+    return {(2, 1): 1, (1, 2): -1}.get((choices[0] or 0, choices[1] or 0), 0) if choices else 0
 
 
 def _request(config: Config, item: Judged, pair: tuple[str, str]) -> TeacherRequest:
@@ -175,24 +208,16 @@ def _tally(words: dict[int, int], items: Sequence[Judged], spent: Decimal) -> Du
     )
 
 
-async def _resampled(purse: Purse, config: Config, items: Sequence[Judged]) -> Ceiling | None:
-    """The teacher asked the same once more, as sample number n + 1 of the plan, which a later run reuses."""
+def _once_more(config: Config, item: Judged) -> TeacherRequest:
+    """The question asked again, as sample number n + 1 of the plan, which a later run reuses."""
     generate = config.generate
-    requests = [
-        build_request(
-            config.teacher,
-            item.sample.messages[:-1],
-            temperature=generate.temperature,
-            max_output_tokens=generate.max_output_tokens,
-            sample=generate.samples_per_prompt,
-            role=item.sample.role,
-        )
-        for item in items
-    ]
-    replies = await purse.all(requests)
-    pairs = [(item, reply.text) for item, reply in zip(items, replies, strict=True) if reply is not None]
-    return ceiling(
-        [(item.sample.prompt_id, agreement(text, item.reference).score) for item, text in pairs], "asked once more"
+    return build_request(
+        config.teacher,
+        item.sample.messages[:-1],
+        temperature=generate.temperature,
+        max_output_tokens=generate.max_output_tokens,
+        sample=generate.samples_per_prompt,
+        role=item.sample.role,
     )
 
 

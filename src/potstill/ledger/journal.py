@@ -104,6 +104,11 @@ class Ledger:
         reply, cost, price_id, latency_s, finished_at = row
         return StoredReply(reply, from_pico(cost), price_id or "", latency_s, datetime.fromisoformat(finished_at))
 
+    def committed(self, key: str) -> Decimal:
+        """Dollars that the attempts under one key cost, or hold while they have no answer."""
+        query = "SELECT sum(CASE status WHEN 'open' THEN reserved ELSE cost END) FROM attempts WHERE key = ?"
+        return from_pico(self._reader.execute(query, (key,)).fetchone()[0] or 0)
+
     def attempts(self) -> Iterator[Attempt]:
         """All attempts in the order in which they were made."""
         return select_attempts(self._reader)
