@@ -130,7 +130,8 @@ class Score(Record):
     """How well answers agree with the teacher's on held-out prompts: a share in 0..1 with its 95 % interval.
 
     `well_formed`: share of JSON answers with the teacher's shape, None where none is JSON; `nll`: nats a token that the
-    teacher's own answers cost the student, None where it was not measured.
+    teacher's own answers cost the student, `similarity`: cosine of the answers' embeddings to the teacher's, each None
+    where it was not measured.
     """
 
     n: int
@@ -140,6 +141,7 @@ class Score(Record):
     high: float
     well_formed: float | None = None
     nll: float | None = None
+    similarity: float | None = None
 
 
 class Ceiling(Record):
@@ -211,7 +213,7 @@ class Verdict(Record):
 
     `near_duplicates` counts held-out answers left out because their question stands among the training questions.
     Break-even counts requests of all traffic, of which the student answers `coverage_paid`. `evaluation_id` names the
-    settings that it was judged by.
+    settings that it was judged by, `encoder` what measured the similarity (or why nothing did).
     """
 
     schema_version: Literal[1] = 1
@@ -238,6 +240,7 @@ class Verdict(Record):
     requests_a_day: int | None = None
     break_even_days: float | None = None
     evaluation_id: str = ""
+    encoder: str = ""
 
 
 class Trace(Record):

@@ -106,23 +106,25 @@ def _agreement(found: Agreement) -> str:
 
 
 def _text(verdict: Verdict) -> str:
-    from potstill.distill.report import score_rows, summary
+    from potstill.distill.report import meaning, score_rows, summary
 
     answer = "yes" if verdict.can_replace else "no"
     return "\n".join(
         [
-            f"{'on held-out questions':28} {'n':>5} {'exact':>7} {'score':>7} {'95 %':>13} {'NLL':>6}",
+            f"{'on held-out questions':28} {'n':>5} {'exact':>7} {'score':>7} {'95 %':>13} {'NLL':>6} {'meaning':>8}",
             *(_row(name, score) for name, score in score_rows(verdict)),
             f"can it replace {verdict.teacher_model}? {answer}: {verdict.reason}",
             *summary(verdict),
+            *([meaning(verdict)] if verdict.encoder else []),
         ]
     )
 
 
 def _row(name: str, score: Score) -> str:
     nll = "-" if score.nll is None else f"{score.nll:.2f}"
+    near = "-" if score.similarity is None else f"{score.similarity:.2f}"
     span = f"{score.low:.2f} to {score.high:.2f}"
-    return f"{name:28} {score.n:5} {score.exact:7.0%} {score.score:7.2f} {span:>13} {nll:>6}"
+    return f"{name:28} {score.n:5} {score.exact:7.0%} {score.score:7.2f} {span:>13} {nll:>6} {near:>8}"
 
 
 def _follow(session: Session) -> Follow:

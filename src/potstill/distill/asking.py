@@ -17,7 +17,10 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Judged:
-    """One held-out answer beside the teacher's. `points` is the judge's word: 1 better, 0.5 a tie, 0 worse; else None."""
+    """One held-out answer beside the teacher's. `points` is the judge's word: 1 better, 0.5 a tie, 0 worse; else None.
+
+    `similarity`: cosine of the two answers' embeddings, None where it was not measured.
+    """
 
     sample: Sample
     answer: StudentAnswer
@@ -25,6 +28,7 @@ class Judged:
     exact: bool
     well_formed: bool | None = None
     points: float | None = None
+    similarity: float | None = None
 
     @property
     def question(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from potstill.distill.report import score_rows, summary
+from potstill.distill.report import meaning, score_rows, summary
 from potstill.records import Score, Verdict
 from potstill.student.manifest import StudentManifest
 
@@ -30,11 +30,12 @@ def card(manifest: StudentManifest, verdict: Verdict) -> str:
         "",
         *(f"- {line}" for line in summary(verdict)),
         "",
-        "| on held-out prompts | n | exact | score | 95 % | NLL |",
-        "|---|---|---|---|---|---|",
+        "| on held-out prompts | n | exact | score | 95 % | NLL | meaning |",
+        "|---|---|---|---|---|---|---|",
         *(_row(name, score) for name, score in score_rows(verdict)),
         "",
-        f"Score: {verdict.metric}; 95 % bootstrap interval over prompts. NLL: nats a token of the teacher's answers.",
+        f"Score: {verdict.metric}; 95 % bootstrap interval over prompts. NLL: nats a token of the teacher's answers."
+        f" {meaning(verdict)}".rstrip(),
         "",
         "## Lineage",
         "",
@@ -63,5 +64,6 @@ def lineage(manifest: StudentManifest, verdict: Verdict) -> list[str]:
 
 def _row(name: str, score: Score) -> str:
     nll = "-" if score.nll is None else f"{score.nll:.2f}"
+    near = "-" if score.similarity is None else f"{score.similarity:.2f}"
     span = f"{score.low:.2f} to {score.high:.2f}"
-    return f"| {name} | {score.n} | {score.exact:.0%} | {score.score:.2f} | {span} | {nll} |"
+    return f"| {name} | {score.n} | {score.exact:.0%} | {score.score:.2f} | {span} | {nll} | {near} |"

@@ -13,6 +13,7 @@ from math import ceil
 from potstill.distill.asking import Judged
 from potstill.distill.metrics import METRIC, agreement
 from potstill.distill.router import Nearness, router_rule
+from potstill.distill.similarity import mean_similarity
 from potstill.distill.stats import ceiling, interval
 from potstill.records import Ceiling, Duel, Sample, Score, Verdict
 
@@ -37,7 +38,8 @@ class Case:
 class Evidence:
     """The answers before and after training, and what else is known.
 
-    `nll` is (before, after) by role; "" is all. `near` is None where no encoder could be had.
+    `nll` is (before, after) by role; "" is all. `near` is None where no encoder could be had; `encoder` names
+    what measured the answers' similarity, or why nothing did.
     """
 
     before: Sequence[Judged]
@@ -47,6 +49,7 @@ class Evidence:
     ceiling: Ceiling | None = None
     nll: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     near: Nearness | None = None
+    encoder: str = ""
 
 
 def score(judged: Sequence[Judged], nll: float | None = None) -> Score:
@@ -61,6 +64,7 @@ def score(judged: Sequence[Judged], nll: float | None = None) -> Score:
         high=found.high,
         well_formed=sum(formed) / len(formed) if formed else None,
         nll=nll,
+        similarity=mean_similarity(judged),
     )
 
 
@@ -119,6 +123,7 @@ def verdict(case: Case, evidence: Evidence, at: datetime) -> Verdict:
         coverage_paid=coverage,
         requests_a_day=case.requests_a_day,
         break_even_days=days,
+        encoder=evidence.encoder,
     )
 
 

@@ -14,18 +14,28 @@ from potstill.records import Score, Verdict
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:68rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
 h1{margin-bottom:.2rem}h2{margin-top:2.2rem}table{border-collapse:collapse;width:100%;margin:.6rem 0}
-td,th{border-bottom:1px solid #ddd;padding:.35rem .6rem;text-align:left;vertical-align:top}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+td,th{border-bottom:1px solid #ddd;padding:.35rem .6rem;text-align:left;vertical-align:top;overflow-wrap:anywhere}
+th{overflow-wrap:normal}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .box{border-left:.4rem solid;padding:.6rem 1rem;background:#f6f7f8;font-size:1.1rem}.yes{border-color:#067a3b}
 .no{border-color:#a33}.same{color:#067a3b}.small{color:#555;font-size:.9rem}img{max-width:100%;height:auto}
-.chosen{background:#e9f6ee}.scroll{overflow-x:auto}
+.chosen{background:#e9f6ee}.scroll{overflow-x:auto}.sides td{min-width:8rem;max-width:22rem}.sides td.n{min-width:0}
+.bar{position:relative;height:1.5rem;background:#f1f2f4;min-width:10rem}.bar *{position:absolute;top:0;bottom:0}
+.span{background:#9db9d6}.mean{width:2px;background:#123}.goal{width:2px;background:#a33}
+.tally{display:flex;height:1.7rem;color:#fff;font-size:.9rem;text-align:center;max-width:44rem}
+.tally div{overflow:hidden;line-height:1.7rem}.won{background:#067a3b}.tied{background:#777}.lost{background:#a33}
 """
 EXAMPLES = 60
 NLL = "NLL: nats a token of the teacher's answers."
+UNKNOWN = "not measured"
+UNASKED = "-"
+JUDGED: dict[float | None, str] = {1.0: "better", 0.5: "equal", 0.0: "worse"}
 
 
-def page(verdict: Verdict, evidence: Evidence, loss_plot: Path) -> str:
-    """`report.html`: the answer first, then scores, router, loss, and answers side by side, the worst first."""
+def page(verdict: Verdict, evidence: Evidence, loss_plot: Path, made_from: Sequence[str] = ()) -> str:
+    """`report.html`: the answer first, then scores, router, loss, and answers side by side, the worst first.
+
+    `made_from`: its lineage, a line each.
+    """
     answer = "yes" if verdict.can_replace else "no"
     parts = [
         "<!doctype html><html lang=en><head><meta charset=utf-8>",
@@ -37,13 +47,16 @@ def page(verdict: Verdict, evidence: Evidence, loss_plot: Path) -> str:
         f"<ul>{''.join(f'<li>{escape(line)}' for line in summary(verdict))}</ul>",
         "<h2>Held-out questions</h2>",
         _score_table(verdict),
-        f"<p class=small>Score: {escape(verdict.metric)}; 95 % bootstrap interval over prompts. {NLL}</p>",
+        f"<p class=small>Score: {escape(verdict.metric)}; 95 % bootstrap interval over prompts. {NLL} {meaning(verdict)}</p>",
+        _tally(verdict),
         "<h2>When the router may leave the teacher out</h2>",
         _router_table(verdict),
         "<h2>Training</h2>",
         _image(loss_plot),
         "<h2>Answers side by side, the worst first</h2>",
         _examples(evidence),
+        "<h2>Where it comes from</h2>",
+        f"<ul class=small>{''.join(f'<li>{escape(line)}' for line in made_from)}</ul>",
         "</body></html>\n",
     ]
     return "".join(parts)
@@ -66,6 +79,17 @@ def summary(verdict: Verdict) -> list[str]:
     if verdict.near_duplicates:
         lines.append(f"{verdict.near_duplicates} held-out answers left out: their questions stand in the training data")
     return [*lines, paid_back(verdict)]
+
+
+def meaning(verdict: Verdict) -> str:
+    """What the column of that name is, and what measured it; empty where none did."""
+    if not verdict.encoder:
+        return ""
+    if verdict.encoder.startswith(UNKNOWN):
+        return f"Meaning: {verdict.encoder}."
+    if all(score.similarity is None for _, score in score_rows(verdict)):
+        return f"Meaning: {UNKNOWN}, {verdict.encoder} cannot read these answers."
+    return f"Meaning: cosine of the answers' embeddings by {verdict.encoder}; 1 says the same."
 
 
 def paid_back(verdict: Verdict) -> str:
@@ -109,17 +133,35 @@ def plot_loss(log: Sequence[dict[str, float]], path: Path) -> None:
 
 def _score_table(verdict: Verdict) -> str:
     formed = any(score.well_formed is not None for _, score in score_rows(verdict))
-    head = "<tr><th>answers of<th class=n>n<th class=n>exact<th class=n>score<th class=n>95 %<th class=n>NLL"
-    return (
-        f"<table>{head}{'<th class=n>JSON shape' if formed else ''}</tr>"
-        + "".join(
-            f"<tr><td>{escape(name)}<td class=n>{score.n}<td class=n>{score.exact:.0%}<td class=n>{score.score:.2f}"
-            f"<td class=n>{score.low:.2f} to {score.high:.2f}<td class=n>{_number(score.nll)}"
-            f"{f'<td class=n>{_number(score.well_formed)}' if formed else ''}</tr>"
-            for name, score in score_rows(verdict)
-        )
-        + "</table>"
+    near = any(score.similarity is not None for _, score in score_rows(verdict))
+    head = "<tr><th>answers of<th class=n>n<th class=n>exact<th class=n>score<th class=n>95 %<th>0 to 1<th class=n>NLL"
+    head += f"{'<th class=n>meaning' if near else ''}{'<th class=n>JSON shape' if formed else ''}</tr>"
+    rows = "".join(
+        f"<tr><td>{escape(name)}<td class=n>{score.n}<td class=n>{score.exact:.0%}<td class=n>{score.score:.2f}"
+        f"<td class=n>{score.low:.2f} to {score.high:.2f}<td>{_bar(score, verdict)}<td class=n>{_number(score.nll)}"
+        f"{f'<td class=n>{_number(score.similarity, UNKNOWN)}' if near else ''}"
+        f"{f'<td class=n>{_number(score.well_formed)}' if formed else ''}</tr>"
+        for name, score in score_rows(verdict)
     )
+    note = "" if verdict.duel else " Red: the bar that the interval's lower end must reach."
+    return f"<div class=scroll><table>{head}{rows}</table></div><p class=small>Blue: the interval; dark: its mean.{note}</p>"
+
+
+def _bar(score: Score, verdict: Verdict) -> str:
+    """A score's interval on a line from 0 to 1, with the bar that decides, where agreement decides."""
+    bar = (verdict.ceiling.score if verdict.ceiling else 1.0) - verdict.margin
+    goal = "" if verdict.duel else f"<span class=goal style='left:{bar:.1%}'></span>"
+    span = f"<span class=span style='left:{score.low:.1%};width:{score.high - score.low:.1%}'></span>"
+    return f"<div class=bar>{span}<span class=mean style='left:{min(score.score, 0.99):.1%}'></span>{goal}</div>"
+
+
+def _tally(verdict: Verdict) -> str:
+    """The judge's word as one bar; nothing where none was asked."""
+    if (duel := verdict.duel) is None:
+        return ""
+    parts = (("won", duel.wins, "better"), ("tied", duel.ties, "equal"), ("lost", duel.losses, "worse"))
+    bar = "".join(f"<div class={kind} style='flex:{n}'>{n} {word}</div>" for kind, n, word in parts if n)
+    return f"<p>The teacher as judge of {duel.n} pairs, each in both orders; the student's answer is</p><div class=tally>{bar}</div>"
 
 
 def _router_table(verdict: Verdict) -> str:
@@ -134,14 +176,24 @@ def _router_table(verdict: Verdict) -> str:
         "<th class=n>risk at most<th class=n>saved per 1,000 requests</tr>"
     )
     note = "Risk: upper bound of the share answered badly, one-sided 95 %, all thresholds together. Green: the rule."
-    return f"<table>{head}{rows}</table><p class=small>{note}</p>"
+    return f"<div class=scroll><table>{head}{rows}</table></div><p class=small>{note}</p>"
 
 
 def _examples(evidence: Evidence) -> str:
     first = {item.sample.id: item.answer.text for item in evidence.before}
-    ranked = sorted(evidence.after, key=lambda item: item.score)[:EXAMPLES]
-    head = "<tr><th>role<th>question<th>teacher<th>student<th>base<th class=n>score<th class=n>logprob</tr>"
-    return f"<div class=scroll><table>{head}{''.join(_example(item, first) for item in ranked)}</table></div>"
+    ranked = sorted(evidence.after, key=lambda item: (item.score, item.points or 0.0))[:EXAMPLES]
+    near, told = (any(getattr(item, name) is not None for item in evidence.after) for name in ("similarity", "points"))
+    head = (
+        f"<tr><th>role<th>question<th>teacher<th>student<th>base<th class=n>score{'<th class=n>meaning' if near else ''}"
+        f"{'<th class=n>judge' if told else ''}<th class=n>logprob</tr>"
+    )
+    rows = (
+        f"{_example(item, first)}{f'<td class=n>{_number(item.similarity)}' if near else ''}"
+        f"{f'<td class=n>{JUDGED.get(item.points, UNASKED)}' if told else ''}"
+        f"<td class=n>{_number(item.answer.mean_logprob)}</tr>"
+        for item in ranked
+    )
+    return f"<div class=scroll><table class=sides>{head}{''.join(rows)}</table></div>"
 
 
 def _example(item: Judged, first: dict[str, str]) -> str:
@@ -149,7 +201,7 @@ def _example(item: Judged, first: dict[str, str]) -> str:
     return (
         f"<tr><td>{escape(item.sample.role)}<td>{escape(item.question)}<td>{escape(item.reference)}"
         f"<td{kind}>{escape(item.answer.text)}<td class=small>{escape(first.get(item.sample.id, ''))}"
-        f"<td class=n>{item.score:.2f}<td class=n>{_number(item.answer.mean_logprob)}</tr>"
+        f"<td class=n>{item.score:.2f}"
     )
 
 
@@ -160,5 +212,5 @@ def _image(path: Path) -> str:
     return f"<img src='data:image/png;base64,{data}' alt='training and validation loss by step' width=700>"
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _number(value: float | None, unknown: str = "-") -> str:
+    return unknown if value is None else f"{value:.2f}"

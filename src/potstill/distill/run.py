@@ -13,7 +13,7 @@ from typing import Any
 
 from potstill.config import Config, Secrets, StudentConfig
 from potstill.distill.asking import answers, likelihood
-from potstill.distill.card import card
+from potstill.distill.card import card, lineage
 from potstill.distill.data import Data, Rows, encode, read_data
 from potstill.distill.engine import cross_entropy
 from potstill.distill.heldout import question_of
@@ -23,6 +23,7 @@ from potstill.distill.progress import Follow
 from potstill.distill.rationales import training_rows
 from potstill.distill.report import page, plot_loss
 from potstill.distill.router import Nearness
+from potstill.distill.similarity import measured
 from potstill.distill.soft_targets import soft_objective
 from potstill.distill.train import Job, train
 from potstill.errors import KeyRefusedError, MachineError
@@ -91,7 +92,7 @@ def distill(
 
     None in the further processes of a launcher, which only help with training. `secrets` holds the teacher's key,
     needed only where `distill.judge.max_usd` lets the teacher judge. `reader` loads the encoder by which the router will
-    tell foreign questions.
+    tell foreign questions, and the verdict how near in meaning two answers are.
     """
     files = workspace.student(config.distill.name)
     prepared = prepare(config, workspace)
@@ -129,9 +130,8 @@ def distill(
         near_duplicates=len(data.leaks),
         ceiling=own_agreement([*data.train, *data.validation, *data.test]),
         nll={name: (costs[name], trained_costs[name]) for name in costs},
-        near=_near(files, data, reader, say),
     )
-    evidence = _judged(config, workspace, secrets, evidence, say)
+    evidence = _judged(config, workspace, secrets, _read(evidence, files, data, reader, say), say)
     found = verdict(_case(config, data), evidence, datetime.now(UTC))
     found = found.model_copy(update={"evaluation_id": _evaluation_id(config)})
     _write(files, manifest, found, evidence)
@@ -153,6 +153,25 @@ def _train(config: Config, files: StudentFiles, prepared: Prepared, follow: Foll
     return manifest
 
 
+def _read(
+    evidence: Evidence, files: StudentFiles, data: Data, reader: Callable[[], Reader] | None, say: Say
+) -> Evidence:
+    """What an encoder tells, where one can be had: which questions are near the training, which answers each other."""
+    files.questions.unlink(missing_ok=True)
+    if reader is None:
+        return evidence
+    try:
+        encoder = reader()
+    except MachineError as error:
+        say(f"the router will not know foreign questions: {error.message}")
+        return replace(evidence, encoder=f"not measured: {error.message}")
+    evidence = replace(evidence, near=_near(files, data, encoder, say))
+    if encoder.id.startswith("hashing"):
+        return replace(evidence, encoder="not measured: the encoder hashing reads spelling alone")
+    before, after = measured(evidence.before, encoder), measured(evidence.after, encoder)
+    return replace(evidence, before=before, after=after, encoder=encoder.id)
+
+
 def _judged(config: Config, workspace: Workspace, secrets: Secrets | None, evidence: Evidence, say: Say) -> Evidence:
     """Let the teacher judge the answers, where it has a budget for that."""
     if config.distill.judge.max_usd is None:
@@ -167,16 +186,8 @@ def _judged(config: Config, workspace: Workspace, secrets: Secrets | None, evide
     return replace(evidence, after=found.judged, duel=found.duel, ceiling=ceiling)
 
 
-def _near(files: StudentFiles, data: Data, reader: Callable[[], Reader] | None, say: Say) -> Nearness | None:
-    """Keep the training questions as vectors, and measure the held-out ones against them; None without an encoder."""
-    files.questions.unlink(missing_ok=True)
-    if reader is None:
-        return None
-    try:
-        encoder = reader()
-    except MachineError as error:
-        say(f"the router will not know foreign questions: {error.message}")
-        return None
+def _near(files: StudentFiles, data: Data, encoder: Reader, say: Say) -> Nearness | None:
+    """Keep the training questions as vectors, and measure the held-out ones against them; None where it reads none."""
     known = known_questions(map(question_of, data.train), encoder)
     if known is None:
         say(f"the router will not know foreign questions: {encoder.id} cannot read those of the dataset")
@@ -259,5 +270,5 @@ def _case(config: Config, data: Data) -> Case:
 def _write(files: StudentFiles, manifest: StudentManifest, found: Verdict, evidence: Evidence) -> None:
     """Write what a reader sees; the verdict last, because it marks the student as finished."""
     write_atomic(files.card, card(manifest, found))
-    write_atomic(files.report, page(found, evidence, files.loss_plot))
+    write_atomic(files.report, page(found, evidence, files.loss_plot, lineage(manifest, found)))
     write_atomic(files.verdict, found.model_dump_json(indent=2) + "\n")
