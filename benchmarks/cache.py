@@ -258,7 +258,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.yardsticks:
         sys.path.append(str(options.yardsticks))
-    page = [*machine(), ""]
+    page = [*machine("The cache"), ""]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         page += timing(options.sizes, folder)
@@ -303,8 +303,8 @@ def timing(sizes: list[int], folder: Path) -> list[str]:
     return lines
 
 
-def machine() -> list[str]:
-    """Where and when."""
+def machine(title: str) -> list[str]:
+    """A page's title, where and when."""
     model = next(
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     )
@@ -312,7 +312,7 @@ def machine() -> list[str]:
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
     return [
-        "# The cache",
+        f"# {title}",
         "",
         (
             f"{os.cpu_count()} cores, {model}, load average {os.getloadavg()[0]:.1f} at the start (shared machine), "

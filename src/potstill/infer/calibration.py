@@ -96,20 +96,21 @@ class Scored:
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What a calibration is made under, to be written down with it."""
+    """What a calibration is made under, to be written down with it; `deal` is how the pairs are split."""
 
     encoder: str
     source: str
     max_wrong_rate: float
     entries: int
     now: datetime
+    deal: str = ""
 
 
 def calibrate(
     pairs: Sequence[Pair], cosine_of: Callable[[Sequence[Pair]], list[float]], about: Circumstances
 ) -> Calibration:
     """Fit a verifier, choose signal and threshold, and measure the choice on held-out pairs."""
-    splits = split_pairs(pairs)
+    splits = split_pairs(pairs, about.deal)
     cosines = {name: cosine_of(found) for name, found in splits.items()}
     verifier = fit_verifier(splits["fit"], cosines["fit"])
     fitted, tested, held = (_scored(splits[name], cosines[name], verifier) for name in splits)

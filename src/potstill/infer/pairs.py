@@ -46,8 +46,11 @@ def read_pairs(path: Path) -> tuple[Pair, ...]:
     return found
 
 
-def split_pairs(pairs: Sequence[Pair]) -> dict[Split, list[Pair]]:
-    """Deal pairs to splits by content; pairs that share a question, directly or over others, stay together."""
+def split_pairs(pairs: Sequence[Pair], deal: str = "") -> dict[Split, list[Pair]]:
+    """Deal pairs to splits by content; pairs that share a question, directly or over others, stay together.
+
+    Another `deal` deals otherwise.
+    """
     parents: dict[str, str] = {}
 
     def root(question: str) -> str:
@@ -61,7 +64,7 @@ def split_pairs(pairs: Sequence[Pair]) -> dict[Split, list[Pair]]:
         parents[other] = one
     found: dict[Split, list[Pair]] = {"fit": [], "calibrate": [], "heldout": []}
     for pair in pairs:
-        digest = hashlib.sha256(root(pair.question).encode("utf-8", "surrogatepass")).digest()
+        digest = hashlib.sha256((deal + root(pair.question)).encode("utf-8", "surrogatepass")).digest()
         found[SPLITS[int.from_bytes(digest[:4]) % len(SPLITS)]].append(pair)
     return found
 

@@ -209,6 +209,11 @@ class EntryStore:
         """Entries, live or expired."""
         return int(self._connection.execute("SELECT count(*) FROM entries").fetchone()[0])
 
+    def tally(self) -> list[tuple[str, str, int, int]]:
+        """Namespace, route, entries and hits, of each pair of the first two."""
+        query = "SELECT namespace, route, count(*), sum(hits) FROM entries GROUP BY namespace, route ORDER BY 1, 2"
+        return self._connection.execute(query).fetchall()
+
     def entries(self) -> Iterator[Entry]:
         """All entries in the order in which they came."""
         after = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -16,7 +15,7 @@ from potstill.infer.calibration import LEVEL, lower_bound, upper_bound
 from potstill.infer.key import Scope, exact_key
 from potstill.infer.store import Entry, EntryStore, Fresh, Judged, packed, unpacked
 from potstill.records import Record
-from potstill.workspace import read_text, write_atomic
+from potstill.workspace import LineFile, read_lines
 
 FILTERS = ("role", "prompt", "model", "namespace", "route", "pattern")
 """What entries can be dropped by; `prompt` is the beginning of a system prompt's or a template's SHA-256."""
@@ -60,14 +59,18 @@ class Exported(Record):
 
 def statistics(store: EntryStore) -> tuple[NamespaceStatistics, ...]:
     """Entries, hits and routes by namespace."""
-    entries: Counter[str] = Counter()
-    hits: Counter[str] = Counter()
-    routes: dict[str, Counter[str]] = {}
-    for entry in store.entries():
-        entries[entry.namespace] += 1
-        hits[entry.namespace] += entry.hits
-        routes.setdefault(entry.namespace, Counter())[entry.route] += 1
-    return tuple(NamespaceStatistics(name, entries[name], hits[name], dict(routes[name])) for name in sorted(entries))
+    found: dict[str, dict[str, tuple[int, int]]] = {}
+    for namespace, route, entries, hits in store.tally():
+        found.setdefault(namespace, {})[route] = (entries, hits)
+    return tuple(
+        NamespaceStatistics(
+            name,
+            sum(entries for entries, _ in routes.values()),
+            sum(hits for _, hits in routes.values()),
+            {route: entries for route, (entries, _) in routes.items()},
+        )
+        for name, routes in found.items()
+    )
 
 
 def audits(judged: list[Judged]) -> tuple[Audit, ...]:
@@ -120,27 +123,31 @@ def _applies(name: str, value: str, entry: Entry, scope: Scope | None) -> bool:
 def export(store: EntryStore, path: Path) -> int:
     """Write all entries as JSON Lines, whole or not at all; how many."""
     scopes = {name: Scope.model_validate_json(about) for name, about in store.scopes().items()}
-    lines = [
-        Exported(
-            id=entry.id,
-            scope=scopes[entry.scope],
-            namespace=entry.namespace,
-            question=entry.question,
-            answer=entry.answer,
-            route=entry.route,
-            model=entry.model,
-            created=entry.created,
-            floor=entry.floor,
-            vectors={
-                name: base64.b64encode(packed(vector)).decode()
-                for name, vector in store.vectors_of(entry.number).items()
-            },
-        ).to_line()
-        for entry in store.entries()
-        if entry.scope in scopes
-    ]
-    write_atomic(path, "".join(lines))
-    return len(lines)
+    file = LineFile(path)
+    try:
+        for entry in store.entries():
+            if (scope := scopes.get(entry.scope)) is not None:
+                file.write(_exported(store, entry, scope).to_line())
+        file.publish()
+    finally:
+        file.discard()
+    return file.lines
+
+
+def _exported(store: EntryStore, entry: Entry, scope: Scope) -> Exported:
+    vectors = store.vectors_of(entry.number)
+    return Exported(
+        id=entry.id,
+        scope=scope,
+        namespace=entry.namespace,
+        question=entry.question,
+        answer=entry.answer,
+        route=entry.route,
+        model=entry.model,
+        created=entry.created,
+        floor=entry.floor,
+        vectors={name: base64.b64encode(packed(vector)).decode() for name, vector in vectors.items()},
+    )
 
 
 def restore(store: EntryStore, path: Path, now: float) -> tuple[int, int]:
@@ -148,10 +155,12 @@ def restore(store: EntryStore, path: Path, now: float) -> tuple[int, int]:
 
     Raises InputError for a line that is none, or whose id is not the key of its question: nothing is taken in then.
     """
-    found = [_line(line, f"{path}:{number}") for number, line in _numbered(path)]
-    added = 0
-    for entry in found:
+    for _ in _lines(path):  # all are looked at before the first is taken in
+        pass
+    added = known = 0
+    for entry in _lines(path):
         if store.exact(entry.id, entry.scope.id, now) is not None:
+            known += 1
             continue
         fresh = Fresh(
             id=entry.id,
@@ -165,14 +174,15 @@ def restore(store: EntryStore, path: Path, now: float) -> tuple[int, int]:
         store.name_scope(entry.scope.id, entry.scope.model_dump_json())
         vectors = {name: unpacked(base64.b64decode(text)) for name, text in entry.vectors.items()}
         store.put(fresh, entry.created, vectors)
-        store.raise_floor(entry.id, entry.floor)
+        if entry.floor:
+            store.raise_floor(entry.id, entry.floor)
         added += 1
-    return added, len(found) - added
+    return added, known
 
 
-def _numbered(path: Path) -> list[tuple[int, str]]:
-    lines = read_text(path, "cache export").split("\n")
-    return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+def _lines(path: Path) -> Iterator[Exported]:
+    lines = enumerate(read_lines(path, "cache export"), start=1)
+    return (_line(line, f"{path}:{number}") for number, line in lines if line.strip())
 
 
 def _line(text: str, where: str) -> Exported:
