@@ -62,7 +62,7 @@ class _Seen:
     CACHE_KIB = 16_384
 
     def __init__(self) -> None:
-        self._database = sqlite3.connect("", isolation_level=None)
+        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)  # one thread at a time
         self._database.execute("CREATE TABLE seen (hash BLOB PRIMARY KEY) WITHOUT ROWID")
         self._database.execute(f"PRAGMA cache_size = -{self.CACHE_KIB}")
         self._database.execute("BEGIN")

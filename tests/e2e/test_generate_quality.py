@@ -107,6 +107,10 @@ def test_the_judge_has_a_budget_of_its_own(potstill: Run, tmp_path: Path, teache
     assert 0 < unmarked <= 4
     spent = sum(a.cost_usd for a in read_attempts(tmp_path / "workspace" / "ledger.sqlite3") if a.command == "judge")
     assert spent <= 0.0015
+    again = potstill(*command, "--set", "generate.judge.max_usd=0.0015", env=env)
+    assert again.returncode == 4, again.stderr
+    marks = [a for a in read_attempts(tmp_path / "workspace" / "ledger.sqlite3") if a.command == "judge"]
+    assert sum(a.cost_usd if a.status == "done" else a.reserved_usd for a in marks) <= 0.0015
     rich = potstill(*command, "--set", "generate.judge.max_usd=1", env=env)
     assert rich.returncode == 0, rich.stderr
     assert "not judged" not in json.loads(rich.stdout)["rejected"]

@@ -9,21 +9,24 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from potstill.errors import BudgetError, InputError, QuotaError
 from potstill.ledger import (
     Admitted,
+    Cap,
     Change,
     Gate,
     Held,
     Intent,
     Ledger,
+    LedgerView,
     PlanProgress,
     Settlement,
     Ticket,
@@ -258,6 +261,53 @@ def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
     assert read_attempts(tmp_path / "missing") == []
 
 
+FATES = st.sampled_from(["settle", "fail", "lose", "kill"])
+STEPS = st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(1, 4), FATES), max_size=12)
+"""Which process sends, whether it is a mark of the judge, its worst case in cents, and what becomes of it."""
+
+
+@settings(deadline=None, max_examples=40)
+@given(steps=STEPS, most=st.integers(1, 9))
+def test_a_cap_of_one_command_holds_over_processes_and_restarts(
+    steps: list[tuple[bool, bool, int, str]], most: int
+) -> None:
+    """What the judge has spent and reserved never passes its cap, whoever sends and whatever is killed in the middle.
+
+    The running sum is the sum over the attempts, and other commands are not held back.
+    """
+    cap = Cap("generate.judge.max_usd", Decimal(most) / 100)
+
+    async def run(path: Path) -> None:
+        for in_second, is_mark, cents, fate in steps:
+            with Ledger.open(path) as first, Ledger.open(path) as second:
+                ledger = second if in_second else first
+                command, worst = ("judge", cap) if is_mark else ("generate", None), Decimal(cents) / 100
+                sent = Intent("k", command[0], None, "m", "standard", "{}", worst, command[1])
+                with LedgerView(path) as view:
+                    room = not is_mark or view.committed_by("judge") + worst <= cap.max_usd
+                if not room:
+                    with pytest.raises(BudgetError, match=r"generate\.judge\.max_usd"):
+                        await ledger.reserve(sent)
+                    continue
+                ticket = await ledger.reserve(sent)
+                assert isinstance(ticket, Ticket)
+                if fate == "settle":
+                    await ledger.settle(ticket.attempt, paid(str(worst / 2)))
+                elif fate == "fail":
+                    await ledger.fail(ticket.attempt, "http 503")
+                elif fate == "lose":
+                    await ledger.lose(ticket.attempt, "timeout")
+            with LedgerView(path) as view:
+                for name in ("judge", "generate"):
+                    each = [row for row in read_attempts(path) if row.command == name]
+                    held = sum(row.reserved_usd if row.status == "open" else row.cost_usd for row in each)
+                    assert view.committed_by(name) == held
+                assert view.committed_by("judge") <= cap.max_usd
+
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(run(Path(folder) / "ledger.sqlite3"))
+
+
 async def test_a_ledger_of_version_1_is_brought_up_to_date(tmp_path: Path) -> None:
     """Its attempts and sums stay, and it takes new ones."""
     path = tmp_path / "old.sqlite3"
@@ -277,3 +327,5 @@ async def test_a_ledger_of_version_1_is_brought_up_to_date(tmp_path: Path) -> No
         assert stored.reply == "raw"
         await reserve(ledger, "new")
         assert ledger.spent() == Decimal("7e-12")
+    with LedgerView(path) as view:
+        assert view.committed_by("generate") == Decimal("7e-12") + Decimal("0.01")

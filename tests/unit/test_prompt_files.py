@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -31,6 +32,17 @@ def test_a_bad_line_does_not_hide_those_before_it(tmp_path: Path) -> None:
     assert [prompt.text for prompt in islice(stream, 1)] == ["fine"]
     with pytest.raises(InputError, match=r"a\.jsonl:2: not UTF-8"):
         next(stream)
+
+
+def test_a_stream_may_end_in_another_thread(tmp_path: Path) -> None:
+    """A pass that fails in a worker thread is closed where its last reference goes, and raises nothing there."""
+    path = tmp_path / "a.txt"
+    path.write_text("one\ntwo\n")
+    stream = iter(PromptFiles([str(path)]))
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(next, stream).result().text == "one"
+    assert next(stream).text == "two"
+    stream.close()
 
 
 def test_nothing_to_ask_is_an_error(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -16,10 +15,9 @@ from potstill.config import Config, with_values
 from potstill.errors import BudgetError, InputError, PartialError, TeacherError
 from potstill.generate.converse import Conversations
 from potstill.generate.forms import read_texts, schema_check
-from potstill.generate.judge import Capped, Rubric
+from potstill.generate.judge import Rubric
 from potstill.generate.refine import each
 from potstill.generate.sift import Rejection, Score
-from potstill.pricing.book import load_prices
 from potstill.records import Message, Sample, Usage
 from potstill.teacher.calls import Answer, TeacherRequest, build_request
 from potstill.teacher.paid import free_answer
@@ -77,34 +75,6 @@ def test_a_rubric_of_ones_own(tmp_path: Path) -> None:
     path.write_text("{{ system }} {{ question }} {{ answer }}\n")
     with pytest.raises(InputError, match="no points"):
         Rubric(mine)
-
-
-@given(st.lists(st.decimals("0", "0.01", places=4), max_size=8), st.decimals("0", "0.02", places=4))
-def test_the_judges_budget_is_never_passed(costs: list[Decimal], most: Decimal) -> None:
-    """Asked at once and whatever each mark turns out to cost: what was billed stays within the limit."""
-    bill = iter(costs)
-    billed = Decimal(0)
-
-    class Billing:
-        async def ask(self, request: TeacherRequest) -> Answer:
-            nonlocal billed
-            await asyncio.sleep(0)
-            cost = min(next(bill), worst)
-            billed += cost
-            return free_answer(request, "").model_copy(update={"cost_usd": cost})
-
-    request = Rubric(Config()).request(SAMPLE)
-    capped = Capped(Billing(), load_prices(Config().prices), "standard", Decimal(0), most)
-    worst = capped._worst(request)
-
-    async def ask_all() -> list[object]:
-        return await asyncio.gather(*(capped.ask(request) for _ in costs), return_exceptions=True)
-
-    outcomes = asyncio.run(ask_all())
-    assert billed <= most
-    assert all(isinstance(outcome, (Answer, BudgetError)) for outcome in outcomes)
-    if costs and most >= worst:
-        assert isinstance(outcomes[0], Answer)
 
 
 async def test_chats_go_on_and_are_replayed() -> None:

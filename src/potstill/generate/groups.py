@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
 
 from potstill.generate.neighbours import Neighbours, temporary_database
@@ -21,7 +22,7 @@ class Groups:
     def __init__(self, threshold: float, largest: int) -> None:
         self._neighbours = Neighbours(threshold)
         self._largest = largest
-        self._keys = _Names()
+        self._keys = _Names(self._neighbours.database)
 
     def add(self, key: str, text: str) -> None:
         """Take in a text under a key of its own."""
@@ -40,9 +41,8 @@ class Groups:
         return self._keys.sizes()
 
     def close(self) -> None:
-        """Let go of the temporary files."""
+        """Let go of the temporary file."""
         self._neighbours.close()
-        self._keys.close()
 
 
 class Copies:
@@ -75,13 +75,16 @@ class Copies:
 
 
 class _Names:
-    """Which group each key is in, by the number of the group's earliest text, in a temporary database."""
+    """Which group each key is in, by the number of the group's earliest text, in a temporary database.
 
-    def __init__(self) -> None:
-        self._database = temporary_database()
+    Most texts are alone, so the index of followers leaves the leaders out.
+    """
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
         self._database.execute("CREATE TABLE names (number INTEGER PRIMARY KEY, key TEXT, leader INTEGER)")
         self._database.execute("CREATE UNIQUE INDEX by_key ON names (key)")
-        self._database.execute("CREATE INDEX by_leader ON names (leader)")
+        self._database.execute("CREATE INDEX followers ON names (leader) WHERE leader <> number")
 
     def add(self, number: int, key: str) -> None:
         self._database.execute("INSERT OR IGNORE INTO names VALUES (?, ?, ?)", (number, key, number))
@@ -91,7 +94,8 @@ class _Names:
         leaders = sorted({self._leader(left), self._leader(right)})
         if len(leaders) == 1 or sum(self._size(leader) for leader in leaders) > largest:
             return
-        self._database.execute("UPDATE names SET leader = ? WHERE leader = ?", leaders)
+        self._database.execute("UPDATE names SET leader = ? WHERE leader = ? AND leader <> number", leaders)
+        self._database.execute("UPDATE names SET leader = ? WHERE number = ?", leaders)
 
     def leader(self, key: str) -> str:
         row = self._database.execute(
@@ -106,12 +110,10 @@ class _Names:
         )
         return Counter(dict(rows.fetchall()))
 
-    def close(self) -> None:
-        self._database.close()
-
     def _leader(self, number: int) -> int:
         row = self._database.execute("SELECT leader FROM names WHERE number = ?", (number,)).fetchone()
         return number if row is None else int(row[0])
 
     def _size(self, leader: int) -> int:
-        return int(self._database.execute("SELECT count(*) FROM names WHERE leader = ?", (leader,)).fetchone()[0])
+        query = "SELECT count(*) FROM names WHERE leader = ? AND leader <> number"
+        return 1 + int(self._database.execute(query, (leader,)).fetchone()[0])

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any
 
 from potstill.config import Config, with_values
-from potstill.errors import BudgetError, InputError
+from potstill.errors import InputError
 from potstill.generate.forms import read_json
 from potstill.generate.sift import Judged, Rejection, Score
-from potstill.pricing.book import PriceBook
 from potstill.prompts import fill, load_template
-from potstill.records import Message, Sample, canonical_json
-from potstill.teacher.calls import Answer, Asks, TeacherRequest, build_request
+from potstill.records import Message, Sample
+from potstill.teacher.calls import Answer, TeacherRequest, build_request
 
 POINT = re.compile(r"^- ([a-z][a-z0-9_]*)\s*[:：]", re.MULTILINE)
 WHY = "why"
@@ -79,45 +76,6 @@ class Rubric:
             return Rejection("not judged", "no mark in the ledger yet") if answer is None else self.read(answer.text)
 
         return judged
-
-
-class Capped:
-    """A teacher that may cost so much and no more, worst cases of requests in flight included.
-
-    `committed` is what was spent before. Holds for one process; `budget.max_usd` holds for all.
-    """
-
-    def __init__(self, teacher: Asks, book: PriceBook, service: str, committed: Decimal, max_usd: Decimal) -> None:
-        self._teacher = teacher
-        self._book = book
-        self._service = service
-        self._committed = committed
-        self._max = max_usd
-
-    async def ask(self, request: TeacherRequest) -> Answer:
-        """Answer one request; raises BudgetError where it could pass the limit."""
-        worst = self._worst(request)
-        if self._committed + worst > self._max:
-            message = (
-                f"generate.judge.max_usd of ${self._max:f} would be passed: ${self._committed:f} are spent or reserved,"
-                f" the next mark costs up to ${worst:f}"
-            )
-            raise BudgetError(message, hint="raise generate.judge.max_usd; what is marked is never paid for again")
-        self._committed += worst
-        answer = await self._teacher.ask(request)
-        self._committed += (Decimal(0) if answer.reused else answer.cost_usd) - worst
-        return answer
-
-    def _worst(self, request: TeacherRequest) -> Decimal:
-        generation = request.body["generationConfig"]
-        return self._book.worst_case(
-            request.model,
-            self._service,
-            datetime.now(UTC).date(),
-            input_tokens=len(canonical_json(request.body)),
-            max_output_tokens=generation["maxOutputTokens"],
-            thinking_budget=generation.get("thinkingConfig", {}).get("thinkingBudget"),
-        )
 
 
 def judging(config: Config) -> Config:

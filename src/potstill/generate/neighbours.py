@@ -25,7 +25,7 @@ CANDIDATES = 24
 """Texts that one is compared with at most: those that share the most bands."""
 BUCKET = 256
 """Texts that one band's bucket holds; one that is full is the mark of a template and tells nothing apart."""
-CACHE_KIB = 32_768
+CACHE_KIB = 24_576
 """Memory for the database's pages; what is more goes to disk."""
 
 EAST_ASIAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u3040-\u30ff"
@@ -82,9 +82,10 @@ class Neighbours:
         """`threshold`: similarity from which on two texts are neighbours."""
         self._threshold = threshold
         self._count = 0
-        self._database = temporary_database()
-        self._database.execute("CREATE TABLE texts (number INTEGER PRIMARY KEY, text TEXT)")
-        self._database.execute("CREATE TABLE bands (key INTEGER, n INTEGER, PRIMARY KEY (key, n)) WITHOUT ROWID")
+        self.database = temporary_database()
+        """Where they stand; whoever keeps more about them can do so beside them, in the same memory."""
+        self.database.execute("CREATE TABLE texts (number INTEGER PRIMARY KEY, text TEXT)")
+        self.database.execute("CREATE TABLE bands (key INTEGER, n INTEGER, PRIMARY KEY (key, n)) WITHOUT ROWID")
 
     def __len__(self) -> int:
         return self._count
@@ -93,9 +94,9 @@ class Neighbours:
         """Take in a text, number `len(self)`; gives its earlier neighbours, the most alike first."""
         pieces = shingles(text)
         buckets = self._buckets(pieces, text)
-        self._database.execute("INSERT INTO texts VALUES (?, ?)", (self._count, text))
+        self.database.execute("INSERT INTO texts VALUES (?, ?)", (self._count, text))
         rows = [(key, self._count) for key, numbers in buckets.items() if len(numbers) < BUCKET]
-        self._database.executemany("INSERT OR IGNORE INTO bands VALUES (?, ?)", rows)
+        self.database.executemany("INSERT OR IGNORE INTO bands VALUES (?, ?)", rows)
         self._count += 1
         return self._nearest(pieces, buckets)
 
@@ -106,18 +107,17 @@ class Neighbours:
 
     def text(self, number: int) -> str:
         """The text of a number."""
-        return str(self._database.execute("SELECT text FROM texts WHERE number = ?", (number,)).fetchone()[0])
+        return str(self.database.execute("SELECT text FROM texts WHERE number = ?", (number,)).fetchone()[0])
 
     def close(self) -> None:
         """Let go of the temporary file."""
-        self._database.close()
+        self.database.close()
 
     def _buckets(self, pieces: frozenset[str], text: str) -> dict[int, list[int]]:
         """The numbers of the texts that stand under each of a text's keys."""
         select = f"SELECT n FROM bands WHERE key = ? LIMIT {BUCKET}"  # noqa: S608  (a constant)
         return {
-            key: [number for (number,) in self._database.execute(select, (key,))]
-            for key in _keys(pieces, numbers(text))
+            key: [number for (number,) in self.database.execute(select, (key,))] for key in _keys(pieces, numbers(text))
         }
 
     def _nearest(self, pieces: frozenset[str], buckets: dict[int, list[int]]) -> list[Neighbour]:

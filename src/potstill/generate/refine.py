@@ -20,13 +20,12 @@ from potstill.generate.converse import Conversations
 from potstill.generate.dataset import Extra
 from potstill.generate.forms import schema_check
 from potstill.generate.grow import Pool, grow, write_grown
-from potstill.generate.judge import Capped, Rubric, judging
+from potstill.generate.judge import Rubric, judging
 from potstill.generate.plan import Plan
 from potstill.generate.rationales import Rationales
 from potstill.generate.sift import Gauge, Kept, sift
 from potstill.generate.traces import traced_samples
-from potstill.ledger import Ledger, LedgerView
-from potstill.pricing.book import load_prices
+from potstill.ledger import Cap, Ledger, LedgerView
 from potstill.records import Sample
 from potstill.teacher.calls import Answer, Asks, TeacherRequest
 from potstill.teacher.line import StoppedError
@@ -50,11 +49,12 @@ class Place:
     allowed: Callable[[], int | None] = lambda: None
 
     @asynccontextmanager
-    async def teacher(self, config: Config, command: str) -> AsyncIterator[Asks]:
-        """A teacher that is paid under a step's own name, and stops when the user does."""
+    async def teacher(self, config: Config, command: str, cap: Cap | None = None) -> AsyncIterator[Asks]:
+        """A teacher that is paid under a step's own name, within its own cap, and stops when the user does."""
         if config.teacher.service == "batch":
             config = with_values(config, teacher={"service": "flex"})
-        opened = open_teacher(config, self.secrets, self.workspace, command=command, max_requests=self.allowed())
+        allowed = self.allowed()
+        opened = open_teacher(config, self.secrets, self.workspace, command=command, max_requests=allowed, cap=cap)
         async with opened as teacher:
             watcher = asyncio.create_task(self._watch(teacher.stop))
             try:
@@ -158,15 +158,12 @@ async def _converse(samples: Samples, conversations: Conversations, gauge: Gauge
 async def _mark(samples: Samples, rubric: Rubric, gauge: Gauge, place: Place) -> Ended:
     """Have every answer marked that the other filters keep."""
     config = judging(place.config)
-    async with place.teacher(config, "judge") as teacher:
-        judge: Asks = teacher
-        if (most := config.generate.judge.max_usd) is not None:
-            with LedgerView(place.workspace.ledger) as view:
-                committed = view.committed_by("judge")
-            judge = Capped(teacher, load_prices(config.prices), _dearest(config), committed, most)
+    most = config.generate.judge.max_usd
+    cap = None if most is None else Cap("generate.judge.max_usd", most)
+    async with place.teacher(config, "judge", cap) as teacher:
 
         async def mark(sample: Sample) -> None:
-            await judge.ask(rubric.request(sample))
+            await teacher.ask(rubric.request(sample))
 
         workers = config.teacher.max_concurrency
         return await each(_kept(samples(), gauge), mark, workers=workers, what="answers could not be marked")
@@ -217,12 +214,6 @@ def _kept(samples: Iterable[Sample], gauge: Gauge) -> Iterator[Sample]:
     """The samples that the free filters keep; which are the best is not known before they are marked."""
     open_gauge = replace(gauge, filters=gauge.filters.model_copy(update={"keep_best": None}))
     return (sample for sample, verdict in sift(samples, open_gauge) if isinstance(verdict, Kept))
-
-
-def _dearest(config: Config) -> str:
-    """The service whose price bounds a request: flex may fall back to standard, and batch is sent as flex."""
-    teacher = config.teacher
-    return "standard" if teacher.service == "standard" or teacher.flex_fallback else "flex"
 
 
 def _attempts(workspace: Workspace) -> int:

@@ -2,6 +2,7 @@
 
 from potstill.ledger.entries import (
     Admitted,
+    Cap,
     Change,
     Gate,
     Held,
@@ -20,6 +21,7 @@ from potstill.ledger.sums import PaidWork, Sum, paid_work, read_sums
 __all__ = [
     "Admitted",
     "Answered",
+    "Cap",
     "Change",
     "Gate",
     "Held",

@@ -12,8 +12,19 @@ from potstill.records import Usage
 
 
 @dataclass(frozen=True)
+class Cap:
+    """The most that all attempts of one command may cost, in all runs; `name` is the config key that says so."""
+
+    name: str
+    max_usd: Decimal
+
+
+@dataclass(frozen=True)
 class Intent:
-    """What is about to be sent, and the most that it can cost. `request` is JSON, kept as it is."""
+    """What is about to be sent, and the most that it can cost. `request` is JSON, kept as it is.
+
+    `cap`: what the command may cost beside the budget of the whole ledger.
+    """
 
     key: str
     command: str
@@ -22,6 +33,7 @@ class Intent:
     service: str
     request: str
     worst_usd: Decimal
+    cap: Cap | None = None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from potstill.errors import BudgetError, MachineError
-from potstill.ledger.entries import Change, Gate, Held, Intent, PlanProgress, Settlement, StoredReply, Ticket
+from potstill.ledger.entries import Cap, Change, Gate, Held, Intent, PlanProgress, Settlement, StoredReply, Ticket
 from potstill.ledger.jobs import Jobs
 from potstill.ledger.money import from_pico, to_pico
 from potstill.ledger.reading import ABANDONED, select_attempts
@@ -163,7 +163,21 @@ class Ledger:
                 f"reserved ${from_pico(reserved):f}, next request up to ${intent.worst_usd:f}"
             )
             raise BudgetError(message, hint="raise budget.max_usd / --max-cost, or lower generate.max_output_tokens")
+        if intent.cap is not None:
+            _within_cap(connection, intent.command, intent.cap, worst)
         return worst
+
+
+def _within_cap(connection: sqlite3.Connection, command: str, cap: Cap, worst: int) -> None:
+    """Raise BudgetError where a command's attempts, this one included, could cost more than its cap."""
+    row = connection.execute("SELECT committed FROM by_command WHERE command = ?", (command,)).fetchone()
+    committed = row[0] if row else 0
+    if committed + worst > to_pico(cap.max_usd):
+        message = (
+            f"{cap.name} of ${cap.max_usd:f} would be passed: ${from_pico(committed):f} are spent or reserved,"
+            f" the next request costs up to ${from_pico(worst):f}"
+        )
+        raise BudgetError(message, hint=f"raise {cap.name}; what is paid for is never paid for again")
 
 
 def _insert(connection: sqlite3.Connection, intent: Intent, worst: int, job: int | None = None) -> int:

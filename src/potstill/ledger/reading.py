@@ -128,6 +128,8 @@ class LedgerView:
     def committed_by(self, command: str) -> Decimal:
         """Dollars that attempts of one command cost, or hold while they have no answer."""
         query = "SELECT sum(CASE status WHEN 'open' THEN reserved ELSE cost END) FROM attempts WHERE command = ?"
+        if self._rows("SELECT 1 FROM sqlite_master WHERE name = 'by_command'"):
+            query = "SELECT committed FROM by_command WHERE command = ?"
         rows = self._rows(query, command)
         return from_pico(rows[0][0] or 0) if rows else Decimal(0)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from potstill.errors import InputError
 
 APPLICATION_ID = 0x506F7473  # "Pots"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BUSY_S = 30.0
 
 ATTEMPTS = """
@@ -62,7 +62,19 @@ CREATE TABLE holes (
 """
 """Version 2: state that processes share, batch jobs, and how far each plan is."""
 
-STEPS = (ATTEMPTS, SHARED)
+BY_COMMAND = """
+CREATE TABLE by_command (command TEXT PRIMARY KEY, committed INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO by_command SELECT command, sum(CASE status WHEN 'open' THEN reserved ELSE cost END) FROM attempts
+ GROUP BY command;
+CREATE TRIGGER committed_more AFTER INSERT ON attempts BEGIN INSERT INTO by_command
+ VALUES (NEW.command, CASE NEW.status WHEN 'open' THEN NEW.reserved ELSE NEW.cost END)
+ ON CONFLICT (command) DO UPDATE SET committed = committed + excluded.committed; END;
+CREATE TRIGGER committed_less AFTER UPDATE OF status ON attempts WHEN OLD.status = 'open' AND NEW.status <> 'open'
+ BEGIN UPDATE by_command SET committed = committed - OLD.reserved + NEW.cost WHERE command = NEW.command; END;
+"""
+"""Version 3: what each command has spent and reserved, so that a step's own budget is checked in no time."""
+
+STEPS = (ATTEMPTS, SHARED, BY_COMMAND)
 
 
 def connect(path: Path) -> sqlite3.Connection:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from potstill.config import Config, Secrets
 from potstill.errors import ConfigError, InputError, TeacherError
-from potstill.ledger import Ledger
+from potstill.ledger import Cap, Ledger
 from potstill.pricing.book import load_prices
 from potstill.teacher.batch import Batcher
 from potstill.teacher.batch_service import BatchService
@@ -48,14 +48,20 @@ async def open_offline(config: Config, workspace: Workspace) -> AsyncIterator[Of
 
 @asynccontextmanager
 async def open_teacher(
-    config: Config, secrets: Secrets, workspace: Workspace, *, command: str, max_requests: int | None = None
+    config: Config,
+    secrets: Secrets,
+    workspace: Workspace,
+    *,
+    command: str,
+    max_requests: int | None = None,
+    cap: Cap | None = None,
 ) -> AsyncIterator[PaidTeacher]:
     """The teacher of a config, with the workspace's ledger; raises KeyRefusedError where there is no key."""
     if config.teacher.service == "batch":
         message = "teacher.service: batch answers within a day; only `generate` can wait for it"
         raise ConfigError(message, hint="use standard, or flex at the same price")
     check_teacher(config.teacher, secrets)
-    with _accounts(config, workspace, command) as accounts:
+    with _accounts(config, workspace, command, cap) as accounts:
         transport = connect(config.teacher, secrets)
         try:
             yield PaidTeacher(config.teacher, accounts, transport, max_requests=max_requests)
@@ -81,10 +87,10 @@ async def open_batcher(
 
 
 @contextmanager
-def _accounts(config: Config, workspace: Workspace, command: str) -> Iterator[Accounts]:
+def _accounts(config: Config, workspace: Workspace, command: str, cap: Cap | None = None) -> Iterator[Accounts]:
     """Ledger and prices; a model without a price is refused before anything is sent."""
     workspace.create()
     book = load_prices(config.prices)
     book.price(config.teacher.model, config.teacher.service, datetime.now(UTC).date())
     with Ledger.open(workspace.ledger, config.budget.max_usd) as ledger:
-        yield Accounts(ledger, book, command)
+        yield Accounts(ledger, book, command, cap)

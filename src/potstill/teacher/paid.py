@@ -12,7 +12,7 @@ from http import HTTPStatus
 
 from potstill.config import TeacherConfig
 from potstill.errors import TeacherError, UnknownModelError
-from potstill.ledger import Intent, Ledger, Settlement, from_pico, to_pico
+from potstill.ledger import Cap, Intent, Ledger, Settlement, from_pico, to_pico
 from potstill.pricing.book import PriceBook, Priced
 from potstill.records import Usage
 from potstill.teacher.calls import Answer, TeacherRequest
@@ -30,11 +30,12 @@ FLEX_SHEDS = 2
 
 @dataclass(frozen=True)
 class Accounts:
-    """Where an attempt is written down and priced."""
+    """Where an attempt is written down and priced; `cap`: what the command may cost in all runs."""
 
     ledger: Ledger
     book: PriceBook
     command: str
+    cap: Cap | None = None
 
 
 @dataclass
@@ -197,6 +198,7 @@ def intent_of(request: TeacherRequest, service: str, accounts: Accounts, guess: 
         service=service,
         request=request.canonical.decode(),
         worst_usd=worst,
+        cap=accounts.cap,
     )
 
 
