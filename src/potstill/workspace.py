@@ -46,6 +46,11 @@ class StudentFiles:
         return self.root / "checkpoints"
 
     @property
+    def effort(self) -> Path:
+        """Seconds and joules so far, kept until the run is finished."""
+        return self.root / "effort.json"
+
+    @property
     def verdict(self) -> Path:
         """`verdict.json`: how the student compares with the teacher."""
         return self.root / "verdict.json"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from potstill.distill.report import meaning, score_rows, summary
-from potstill.records import Score, Verdict
-from potstill.student.manifest import StudentManifest
+from potstill.records import Score, Verdict, text_sha
+from potstill.student.manifest import Energy, StudentManifest
 
 TERMS = (
     "The answers it learned from come from a hosted model. Its provider's terms hold for this model too: Gemini's"
@@ -55,11 +55,28 @@ def lineage(manifest: StudentManifest, verdict: Verdict) -> list[str]:
     return [
         f"teacher: {verdict.teacher_model}; {manifest.samples} answers, for ${verdict.paid_usd:f} with those held out",
         f"base: {manifest.base}, revision {manifest.revision or 'not named'}, weights sha256 {manifest.base_sha[:16]}",
-        f"chat template sha256 {manifest.template_sha[:16]}; roles: {', '.join(role.name for role in manifest.roles)}",
+        f"chat template sha256 {manifest.template_sha[:16]}",
+        *(f"role {role.name}: system prompt sha256 {text_sha(role.system)[:16]}" for role in manifest.roles),
         *(f"dataset/{name}.jsonl sha256 {sha[:16]}" for name, sha in manifest.dataset_sha.items()),
         f"trained {manifest.train_seconds:g} s on {manifest.supervised_tokens} answer tokens a pass; plan {manifest.plan_id}",
+        _electricity(manifest.energy),
+        _judging(verdict),
         f"versions: {versions}",
     ]
+
+
+def _electricity(energy: Energy | None) -> str:
+    if energy is None:
+        return "electricity of training: not known, this machine has no counter that can be read"
+    most = "measured" if energy.measured else "at most"
+    return f"electricity of training: {most} {energy.kwh:.3g} kWh ({energy.how})"
+
+
+def _judging(verdict: Verdict) -> str:
+    """The verdict as part of the lineage: when, at which margin, and what the judge cost."""
+    judge = "" if verdict.duel is None else f"; the judge, {verdict.teacher_model}, cost ${verdict.duel.cost_usd:f}"
+    settings = f"margin {verdict.margin:g}, settings {verdict.evaluation_id}"
+    return f"verdict of {verdict.created_at:%Y-%m-%d} on {verdict.student_score.n} held-out answers: {settings}{judge}"
 
 
 def _row(name: str, score: Score) -> str:

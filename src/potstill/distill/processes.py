@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from potstill.config import StudentConfig
 from potstill.errors import MachineError
 from potstill.student.base import pick_device
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU that trains, by its maker's name and NVML's id."""
+
+    name: str
+    uuid: str
+
+
+def training_cards(config: StudentConfig) -> list[Card]:
+    """The cards of this machine that the processes of one training use; none on a CPU."""
+    import torch
+    from accelerate import PartialState
+
+    if pick_device(config) == "cpu":
+        return []
+    processes = PartialState().num_processes
+    used = range(min(processes, torch.cuda.device_count())) if processes > 1 else [torch.cuda.current_device()]
+    found = [torch.cuda.get_device_properties(index) for index in used]
+    return [Card(card.name, f"GPU-{card.uuid}") for card in found]
 
 
 def is_first_process(config: StudentConfig) -> bool:

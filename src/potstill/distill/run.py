@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,10 +14,11 @@ from potstill.config import Config, Secrets, StudentConfig
 from potstill.distill.asking import answers, likelihood
 from potstill.distill.card import card, lineage
 from potstill.distill.data import Data, Rows, encode, read_data
+from potstill.distill.effort import Effort, board_power, machine_counters
 from potstill.distill.engine import cross_entropy
 from potstill.distill.heldout import question_of
 from potstill.distill.judge import Case, Evidence, own_agreement, verdict
-from potstill.distill.processes import is_first_process, leave_group
+from potstill.distill.processes import is_first_process, leave_group, training_cards
 from potstill.distill.progress import Follow
 from potstill.distill.rationales import training_rows
 from potstill.distill.report import page, plot_loss
@@ -32,7 +32,7 @@ from potstill.student.base import base_sha, load_base, load_tokenizer
 from potstill.student.familiar import Reader, known_questions, nearness, write_known
 from potstill.student.local import LocalStudent, Persona, load_student
 from potstill.student.machine import LOCAL_PACKAGES, installed
-from potstill.student.manifest import StudentManifest, read_manifest
+from potstill.student.manifest import Energy, StudentManifest, read_manifest
 from potstill.workspace import StudentFiles, Workspace, write_atomic
 
 Say = Callable[[str], None]
@@ -136,6 +136,7 @@ def distill(
     found = found.model_copy(update={"evaluation_id": _evaluation_id(config)})
     _write(files, manifest, found, evidence)
     shutil.rmtree(files.checkpoints, ignore_errors=True)
+    files.effort.unlink(missing_ok=True)
     return Distilled(manifest, found, fresh=True)
 
 
@@ -145,10 +146,11 @@ def _evaluation_id(config: Config) -> str:
 
 def _train(config: Config, files: StudentFiles, prepared: Prepared, follow: Follow) -> StudentManifest:
     """Train, and mark the adapters as finished by the manifest; a run that is cut off later need not train again."""
-    started = time.monotonic()
-    log = _train_all(config, files, prepared, follow)
+    cards = training_cards(config.student)
+    with Effort(files.effort, prepared.plan_id, machine_counters(cards)) as effort:
+        log = _train_all(config, files, prepared, follow)
     plot_loss(log, files.loss_plot)
-    manifest = _manifest(config, prepared, time.monotonic() - started)
+    manifest = _manifest(config, prepared, effort.seconds, effort.energy(board_power(cards)))
     write_atomic(files.manifest, manifest.model_dump_json(indent=2) + "\n")
     return manifest
 
@@ -232,7 +234,7 @@ def _untrained(config: StudentConfig, data: Data, prepared: Prepared) -> LocalSt
     return LocalStudent(Persona("base", data.roles), model, prepared.tokenizer, prepared.base_sha)
 
 
-def _manifest(config: Config, prepared: Prepared, seconds: float) -> StudentManifest:
+def _manifest(config: Config, prepared: Prepared, seconds: float, energy: Energy | None) -> StudentManifest:
     packages = installed(LOCAL_PACKAGES)
     return StudentManifest(
         name=config.distill.name,
@@ -250,6 +252,7 @@ def _manifest(config: Config, prepared: Prepared, seconds: float) -> StudentMani
         supervised_tokens=prepared.train.supervised,
         train_seconds=round(seconds, 1),
         created_at=datetime.now(UTC),
+        energy=energy,
     )
 
 

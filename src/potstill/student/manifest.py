@@ -20,8 +20,19 @@ class StudentRole(Record):
     system: str
 
 
+class Energy(Record):
+    """What training took of electricity: `measured` by the counters that `how` names, or an estimate that `how` explains."""
+
+    kwh: float
+    measured: bool
+    how: str
+
+
 class StudentManifest(Record):
-    """Everything that changes the student's answers, and where it comes from."""
+    """Everything that changes the student's answers, and where it comes from.
+
+    `train_seconds` counts all runs that it took; `energy` is None where neither a counter nor a card's power is known.
+    """
 
     schema_version: Literal[1] = 1
     name: str
@@ -39,6 +50,7 @@ class StudentManifest(Record):
     supervised_tokens: int
     train_seconds: float
     created_at: datetime
+    energy: Energy | None = None
 
 
 def read_manifest(files: StudentFiles) -> StudentManifest:
