@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -37,6 +37,10 @@ class Router:
         self.error = error
         self.seen: list[tuple[str | None, int]] = []
 
+    async def write(self, tell: Callable[[str], None]) -> None:
+        """What it does while it writes for a stream."""
+        tell("routed: ")
+
     async def answer(
         self,
         question: str,
@@ -45,12 +49,15 @@ class Router:
         history: Sequence[Message] = (),
         read_cache: bool = True,
         store: bool = True,
+        tell: Callable[[str], None] | None = None,
     ) -> SimpleNamespace:
         """Repeat the question."""
         self.wishes = (read_cache, store)
         if self.error:
             raise self.error
         self.seen.append((namespace, len(history)))
+        if tell is not None:
+            await self.write(tell)
         trace = Trace(
             id="t", at=datetime.now(UTC), query=question, namespace="x", route="student", reason="sure", cosine=None,
             mean_logprob=None, roles=(), model=None, entry_id=None, cost_usd=Decimal(0), baseline_usd=Decimal(0),

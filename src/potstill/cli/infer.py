@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from potstill.cli.infer_screen import Screen
 from potstill.cli.session import Session, quiet_libraries, with_session
 from potstill.errors import InputError, PartialError, PotstillError, UsageError
 from potstill.prompts import load_roles, read_prompt_file
@@ -153,9 +154,11 @@ def _questions(question: str | None, batch: str | None) -> list[str]:
 
 
 async def _one(session: Session, question: str, *, trace: bool) -> None:
+    screen = Screen(session)
     async with _router(session) as router:
-        answer = await router.answer(question)
-    session.show({"answer": answer.text, "trace": answer.trace.model_dump(mode="json")}, answer.text)
+        answer = await router.answer(question, tell=screen.tell)
+    if not screen.finish(answer.text):
+        session.show({"answer": answer.text, "trace": answer.trace.model_dump(mode="json")}, answer.text)
     _tell(session, answer.trace, whole=trace)
 
 
@@ -227,10 +230,11 @@ async def _chat(session: Session, *, trace: bool) -> None:
     turns: list[dict[str, Any]] = []
     async with _router(session) as router:
         while line := await asyncio.to_thread(_read_turn, prompted=prompted):
-            answer = await router.answer(line, history=tuple(history))
+            screen = Screen(session)
+            answer = await router.answer(line, history=tuple(history), tell=screen.tell)
             history += [Message(role="user", content=line), Message(role="assistant", content=answer.text)]
             turns.append(_row(line, answer.text, answer.trace))
-            if not session.as_json:
+            if not session.as_json and not screen.finish(answer.text):
                 session.show({}, answer.text)
             _tell(session, answer.trace, whole=trace)
     if session.as_json:

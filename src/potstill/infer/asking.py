@@ -30,7 +30,7 @@ from potstill.infer.work import Outcome, Work
 from potstill.prompts import fill
 from potstill.records import Message
 from potstill.student.answers import StudentAnswer
-from potstill.teacher.calls import Answer, Asks, build_request
+from potstill.teacher.calls import Answer, Asks, Streams, build_request
 
 WHOLE = "STOP"
 """The finish reason of an answer that was not cut off or blocked."""
@@ -187,7 +187,10 @@ class Asking:
         limit = self._config.infer.teacher_timeout_s
         try:
             async with asyncio.timeout(limit):
-                reply = await teacher.ask(request)
+                if work.tell is not None and SCHEMAS[schema_of] is None and isinstance(teacher, Streams):
+                    reply = await teacher.stream(request, work.tell)
+                else:
+                    reply = await teacher.ask(request)
             error = None
         except TimeoutError as late:
             error = TeacherError(f"no answer within {limit:g} s", reason="timeout")

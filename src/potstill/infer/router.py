@@ -67,11 +67,13 @@ class Router:
         history: Sequence[Message] = (),
         read_cache: bool = True,
         store: bool = True,
+        tell: Callable[[str], None] | None = None,
     ) -> RouterAnswer:
         """Answer one question. With `history` (earlier turns) the cache is neither read nor written.
 
         `read_cache` False asks anew, `store` False keeps nothing. Equal questions that are asked at the same time wait
-        for one another, so that one of them pays. Raises UsageError for an empty question, TeacherError when Gemini
+        for one another, so that one of them pays. `tell` takes the text of an answer that Gemini is writing while it arrives;
+        what comes from cache or student is known as a whole only. A cancelled question sends nothing more. Raises UsageError for an empty question, TeacherError when Gemini
         failed for it and no student had an answer; BudgetError, QuotaError or KeyRefusedError when no further question
         can go to Gemini.
         """
@@ -79,6 +81,7 @@ class Router:
             message = "the question is empty"
             raise UsageError(message)
         work = self._begin(question, namespace or self._settings.config.cache.namespace, tuple(history))
+        work.tell = tell
         if not work.cacheable:
             work.sample = int(
                 work.at.timestamp() * 1_000_000

@@ -16,12 +16,10 @@ from potstill.serve.edge import Notes
 from potstill.serve.errors import ApiError, bad_value, translated
 from potstill.serve.intake import unless_gone
 from potstill.serve.metrics import Metrics
-from potstill.serve.replies import DONE, ChatReply, Choice, TextReply, event, usage_of
+from potstill.serve.replies import DONE, STREAM_HEADERS, ChatReply, Choice, TextReply, event, usage_of
 from potstill.serve.wire import ALL, ChatRequest, CompletionRequest, Sampled, check_limits
 from potstill.serve.worker import AsyncJob, Worker
 from potstill.student.answers import Piece, Prepared, StudentAnswer, StudentQuery
-
-STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 @dataclass(frozen=True)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from potstill.config import ServeLimits
+from potstill.errors import PotstillError
 from potstill.pricing.tokens import estimate_tokens
 from potstill.records import Message, Trace
 from potstill.serve.edge import Notes
-from potstill.serve.errors import ApiError
+from potstill.serve.errors import ApiError, translated
 from potstill.serve.intake import unless_gone
 from potstill.serve.metrics import Metrics
-from potstill.serve.replies import DONE, ChatReply, Choice
+from potstill.serve.replies import DONE, STREAM_HEADERS, ChatReply, Choice, event
 from potstill.serve.wire import HYBRID, ChatRequest, check_hybrid
 from potstill.serve.worker import QueueFullError
 
@@ -45,8 +46,9 @@ class HybridRouter(Protocol):
         history: Sequence[Message] = (),
         read_cache: bool = True,
         store: bool = True,
+        tell: Callable[[str], None] | None = None,
     ) -> RoutedAnswer:
-        """Answer one question in its conversation."""
+        """Answer one question in its conversation; `tell` takes what Gemini writes while it arrives."""
 
 
 class OpenRouter(Protocol):
@@ -127,17 +129,73 @@ class Hybrid:
             raise QueueFullError
         notes: Notes = request.state.notes
         notes.text = {"asked": asked.model_dump(mode="json", by_alias=True, exclude_unset=True)}
+        wishes = cache_wishes(request.headers.get("x-potstill-cache", ""))
+        if not asked.stream:
+            routed = await unless_gone(request, self._routed(notes, asked, wishes, None))
+            usage, extra = self._account(notes, routed, tokens)
+            reply = ChatReply(notes.id, asked.model, f"fp_{routed.trace.id[:16]}", usage=False, logprobs=False)
+            return JSONResponse(reply.whole([Choice(routed.text, "stop")], usage, extra))
+        pieces: asyncio.Queue[str | None] = asyncio.Queue()
+        task = asyncio.create_task(self._routed(notes, asked, wishes, pieces.put_nowait))
+        task.add_done_callback(lambda _: pieces.put_nowait(None))
+        try:
+            first = await unless_gone(request, pieces.get())
+            if first is None:  # known as a whole, or failed: that still has headers and a status
+                notes.headers |= route_headers((await task).trace)
+        except BaseException:
+            task.cancel()
+            raise
+        events = self._events(notes, asked, task, _chained(first, pieces), tokens)
+        return StreamingResponse(events, media_type="text/event-stream", headers=STREAM_HEADERS)
+
+    async def _routed(
+        self, notes: Notes, asked: ChatRequest, wishes: dict[str, bool], tell: Callable[[str], None] | None
+    ) -> RoutedAnswer:
+        """The router's answer; a place in the queue is held meanwhile."""
         self._routing += 1
         try:
             async with asyncio.timeout(self._limits.timeout_s), self._routers.use() as router:
-                more = cache_wishes(request.headers.get("x-potstill-cache", ""))
-                work = router.answer(asked.question, namespace=notes.caller.tenant, history=asked.history, **more)
-                routed = await unless_gone(request, work)
+                tenant = notes.caller.tenant
+                return await router.answer(asked.question, namespace=tenant, history=asked.history, tell=tell, **wishes)
         finally:
             self._routing -= 1
-        return self._respond(notes, asked, routed, tokens)
 
-    def _respond(self, notes: Notes, asked: ChatRequest, routed: RoutedAnswer, prompt_tokens: int) -> Response:
+    async def _events(
+        self,
+        notes: Notes,
+        asked: ChatRequest,
+        task: asyncio.Task[RoutedAnswer],
+        pieces: AsyncIterator[str],
+        prompt_tokens: int,
+    ) -> AsyncIterator[str]:
+        """The events of a stream, as Gemini writes; when the client leaves, the question is cancelled."""
+        reply = ChatReply(notes.id, asked.model, f"fp_{notes.id[:16]}", usage=asked.wants_usage, logprobs=False)
+        said = ""
+        try:
+            yield reply.opening(0, {})
+            async for piece in pieces:
+                said += piece
+                yield reply.chunk(0, piece, ())
+            routed = await task
+            usage, extra = self._account(notes, routed, prompt_tokens)
+            if not routed.text.startswith(said):
+                yield event(ApiError(502, "the answer broke off", code="stream_broken").body)
+                return
+            for line in routed.text[len(said) :].splitlines(keepends=True):
+                yield reply.chunk(0, line, ())
+            yield reply.last(0, "stop", extra)
+            if asked.wants_usage:
+                yield reply.usage(usage)
+            yield DONE
+        except TimeoutError:
+            yield event(ApiError(504, "the answer took too long", code="timeout").body)
+        except PotstillError as error:
+            yield event(translated(error).body)
+        finally:
+            task.cancel()
+
+    def _account(self, notes: Notes, routed: RoutedAnswer, prompt_tokens: int) -> tuple[dict[str, int], dict[str, Any]]:
+        """Write down and count an answer; its usage, and what the reply says of its route."""
         trace, written = routed.trace, estimate_tokens(routed.text)
         notes.prompt_tokens, notes.completion_tokens, notes.route = prompt_tokens, written, trace.route
         notes.text["answers"] = [routed.text]
@@ -150,18 +208,14 @@ class Hybrid:
             "completion_tokens": written,
             "total_tokens": prompt_tokens + written,
         }
-        extra = {"potstill": {**_route(trace), "usage_estimated": True}}
-        reply = ChatReply(notes.id, asked.model, f"fp_{trace.id[:16]}", usage=asked.wants_usage, logprobs=False)
-        if not asked.stream:
-            return JSONResponse(reply.whole([Choice(routed.text, "stop")], usage, extra))
-        events = [
-            reply.opening(0, {}),
-            *(reply.chunk(0, line, ()) for line in routed.text.splitlines(keepends=True)),
-            reply.last(0, "stop", extra),
-            *([reply.usage(usage)] if asked.wants_usage else []),
-            DONE,
-        ]
-        return Response("".join(events), media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        return usage, {"potstill": {**_route(trace), "usage_estimated": True}}
+
+
+async def _chained(first: str | None, rest: asyncio.Queue[str | None]) -> AsyncIterator[str]:
+    """The pieces up to the end, which None stands for."""
+    while first is not None:
+        yield first
+        first = await rest.get()
 
 
 def cache_wishes(header: str) -> dict[str, bool]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from potstill.config import Config, TeacherConfig
 from potstill.pricing.tokens import estimate_tokens
@@ -74,6 +74,14 @@ class Asks(Protocol):
         Raises TeacherError when this request failed for good; BudgetError, QuotaError or KeyRefusedError when no
         further request can succeed.
         """
+
+
+@runtime_checkable
+class Streams(Asks, Protocol):
+    """A teacher that can pass its answer on while it arrives."""
+
+    async def stream(self, request: TeacherRequest, tell: Callable[[str], None]) -> Answer:
+        """Like `ask`; what is told is the beginning of the answer, all of it unless the stream broke."""
 
 
 def build_request(

@@ -16,10 +16,11 @@ from potstill.ledger import Cap, Intent, Ledger, Settlement, from_pico, to_pico
 from potstill.pricing.book import PriceBook, Priced
 from potstill.records import Usage
 from potstill.teacher.calls import Answer, TeacherRequest
+from potstill.teacher.hearing import Hearing, Tell
 from potstill.teacher.line import Entry, Line
 from potstill.teacher.pacing import Limits
 from potstill.teacher.retrying import Failure, GiveUp, Keep, Retry, Stop, after_failure, after_reply, learned_limits
-from potstill.teacher.transport import Received, Transport
+from potstill.teacher.transport import Received, StreamingTransport, Transport
 from potstill.teacher.wire import Reply, parse_reply
 
 Decision = Keep | Retry | GiveUp | Stop
@@ -45,6 +46,15 @@ class Tries:
     attempt: int = 0
     sheds: int = 0
     empty: int = 0
+    hearing: Hearing | None = None
+
+
+@dataclass
+class _Flight:
+    """A request under way, and how many wait for it."""
+
+    task: asyncio.Task[Answer]
+    waiting: int = 0
 
 
 class PaidTeacher:
@@ -57,7 +67,7 @@ class PaidTeacher:
         self._accounts = accounts
         self._transport = transport
         self._line = Line(accounts.ledger, scope(teacher), limits(teacher), teacher.max_concurrency, max_requests)
-        self._flights: dict[str, asyncio.Task[Answer]] = {}
+        self._flights: dict[str, _Flight] = {}
 
     @property
     def ledger(self) -> Ledger:
@@ -74,23 +84,41 @@ class PaidTeacher:
         Equal requests in flight share one call. Raises TeacherError when this request failed for good; BudgetError,
         QuotaError, KeyRefusedError or UsageError when no further request can succeed.
         """
+        return await self._ask(request, None)
+
+    async def stream(self, request: TeacherRequest, tell: Tell) -> Answer:
+        """Like `ask`, and pass the text on while it arrives, where the transport can and nobody else has asked already.
+
+        Once text was passed on, a stream that breaks is not tried again: TeacherError. One that is cancelled is billed
+        for what had been counted when it ended.
+        """
+        return await self._ask(request, tell)
+
+    async def _ask(self, request: TeacherRequest, tell: Tell | None) -> Answer:
         if (known := self.stored(request)) is not None:
             return known
         flight = self._flights.get(request.key)
         if flight is None:
-            flight = asyncio.create_task(self._pay(request))
-            self._flights[request.key] = flight
-            flight.add_done_callback(lambda _: self._flights.pop(request.key, None))
-        return await flight
+            flight = self._flights[request.key] = _Flight(asyncio.create_task(self._pay(request, tell)))
+            flight.task.add_done_callback(lambda _: self._flights.pop(request.key, None))
+        flight.waiting += 1
+        try:
+            return await asyncio.shield(flight.task)
+        finally:
+            flight.waiting -= 1
+            if not flight.waiting and not flight.task.done():  # nobody is left who wants it
+                flight.task.cancel()
+                await asyncio.wait([flight.task])
 
     def stop(self) -> None:
         """Send nothing more; who waits gets StoppedError, what is in flight is settled."""
         self._line.stop()
 
-    async def _pay(self, request: TeacherRequest) -> Answer:
+    async def _pay(self, request: TeacherRequest, tell: Tell | None) -> Answer:
         tries = Tries()
         while True:
             tries.attempt += 1
+            tries.hearing = Hearing(tell) if tell and isinstance(self._transport, StreamingTransport) else None
             decision, answer = await self._attempt(self._with_service(request, tries.sheds), tries)
             match decision:
                 case Keep() if answer is not None:
@@ -118,13 +146,39 @@ class PaidTeacher:
         entry = await self._line.enter(intent, guess)
         try:
             started = time.time()
-            received = await self._transport.send(request)
+            try:
+                received = await self._send(request, tries.hearing)
+            except asyncio.CancelledError:
+                await self._cut_off(request, entry, tries.hearing, "cancelled", time.time() - started)
+                raise
             latency_s = time.time() - started
+            if received.status != HTTPStatus.OK and tries.hearing is not None and tries.hearing.heard:
+                await self._cut_off(request, entry, tries.hearing, "broke off", latency_s)
+                return GiveUp("stream", "the answer broke off"), None
             if received.status == HTTPStatus.OK:
                 return await self._settle(request, entry, received.body, latency_s, tries)
             return await self._record_failure(entry, received, started, tries.attempt), None
         finally:
             self._line.leave()
+
+    async def _send(self, request: TeacherRequest, hearing: Hearing | None) -> Received:
+        if hearing is not None and isinstance(self._transport, StreamingTransport):
+            return await self._transport.stream(request, hearing)
+        return await self._transport.send(request)
+
+    async def _cut_off(
+        self, request: TeacherRequest, entry: Entry, hearing: Hearing | None, reason: str, latency_s: float
+    ) -> None:
+        """Write down a request that ended under way: what had been counted by then, else possibly paid."""
+        body = hearing.whole() if hearing else None
+        reply = parse_reply(body) if body else None
+        if body is None or reply is None or reply.usage == Usage():
+            await self.ledger.lose(entry.ticket.attempt, reason)
+            return
+        priced = priced_reply(self._accounts.book, reply, request.model, request.service or self._teacher.service)
+        settlement = Settlement(body, reply.usage, priced.usd, priced.price_id, latency_s)
+        change = self._line.settlement(entry, reply.usage.input_tokens, to_pico(priced.usd))
+        await self.ledger.fail(entry.ticket.attempt, reason, settlement, change)
 
     async def _settle(
         self, request: TeacherRequest, entry: Entry, body: str, latency_s: float, tries: Tries

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +30,14 @@ class ScriptedTeacher:
         """Answer one request by the script."""
         self.asked[request.key] += 1
         return free_answer(request, self._script(request))
+
+    async def stream(self, request: TeacherRequest, tell: Callable[[str], None]) -> Answer:
+        """Answer word by word; others may work between two words."""
+        answer = await self.ask(request)
+        for piece in re.findall(r"\s*\S+\s*", answer.text):
+            tell(piece)
+            await asyncio.sleep(0)
+        return answer
 
 
 class ScriptedTransport:

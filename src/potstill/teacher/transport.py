@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic import SecretStr
 
 from potstill.config import TeacherConfig
 from potstill.teacher.calls import TeacherRequest
+from potstill.teacher.hearing import Hearing
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,14 @@ class Transport(Protocol):
         """Let go of connections."""
 
 
+@runtime_checkable
+class StreamingTransport(Transport, Protocol):
+    """One that can pass a reply on while it arrives."""
+
+    async def stream(self, request: TeacherRequest, hearing: Hearing) -> Received:
+        """Like `send`; `hearing` takes each event, and keeps them where the caller is cancelled."""
+
+
 class GeminiTransport:
     """google-genai, held to one attempt per call: no retries, no continuation, no silent second POST, no redirect.
 
@@ -50,17 +59,36 @@ class GeminiTransport:
         types and back, which costs CPU time and drops what it does not know; hence the layer below, which keeps
         the SDK's authentication, addresses, deadlines and errors. The dependency is bounded to what this was tested on.
         """
-        path = f"models/{request.model.removeprefix('models/')}:generateContent"
-        body = {**request.body, "serviceTier": "flex"} if (request.service or self._service) == "flex" else request.body
         try:
             async with asyncio.timeout(self._timeout_s + 5):  # the SDK's own deadline comes first; this one is certain
-                response = await self._client._api_client.async_request("post", path, {**body})  # noqa: SLF001
+                response = await self._api.async_request("post", *self._addressed(request, "generateContent"))
         except Exception as error:
-            received = received_error(error)
-            if received is None:
+            if (received := received_error(error)) is None:
                 raise
             return received
         return Received(status=200, body=response.body or "")
+
+    async def stream(self, request: TeacherRequest, hearing: Hearing) -> Received:
+        """Send one streamGenerateContent request; the body that comes back is all events as one reply."""
+        try:
+            async with asyncio.timeout(self._timeout_s + 5):
+                where = self._addressed(request, "streamGenerateContent?alt=sse")
+                async for event in await self._api.async_request_streamed("post", *where):
+                    hearing.take(event.body or "")
+        except Exception as error:
+            if (received := received_error(error)) is None:
+                raise
+            return received
+        return Received(status=200, body=hearing.whole() or "")
+
+    @property
+    def _api(self) -> Any:
+        return self._client._api_client  # noqa: SLF001
+
+    def _addressed(self, request: TeacherRequest, method: str) -> tuple[str, dict[str, Any]]:
+        """Path and body of a request."""
+        flex = {"serviceTier": "flex"} if (request.service or self._service) == "flex" else {}
+        return f"models/{request.model.removeprefix('models/')}:{method}", {**request.body, **flex}
 
     async def close(self) -> None:
         """Close the SDK's connections."""

@@ -1,0 +1,31 @@
+"""An answer on a terminal, while it is being written."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from potstill.cli.session import Session
+
+
+class Screen:
+    """Shows an answer on a terminal while Gemini writes it; elsewhere, and with --json or --quiet, nothing."""
+
+    def __init__(self, session: Session) -> None:
+        shows = sys.stdout.isatty() and not session.as_json and not session.quiet
+        self.tell: Callable[[str], None] | None = self._write if shows else None
+        self._said = ""
+
+    def finish(self, text: str) -> bool:
+        """End the line, with what was not shown yet; False where nothing was shown, or something else than this."""
+        if not self._said:
+            return False
+        whole = text.startswith(self._said)
+        sys.stdout.write(f"{text[len(self._said) :].rstrip()}\n" if whole else "\n[it broke off; answered anew:]\n")
+        sys.stdout.flush()
+        return whole
+
+    def _write(self, piece: str) -> None:
+        self._said += piece
+        sys.stdout.write(piece)
+        sys.stdout.flush()
