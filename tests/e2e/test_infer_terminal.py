@@ -1,7 +1,8 @@
-"""`potstill infer` on a terminal, and interrupted: by the installed command against the emulator."""
+"""`potstill infer` on a terminal, interrupted, and twice at once: by the installed command against the emulator."""
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -56,15 +57,50 @@ def test_interrupted_question_costs_nothing_further(tmp_path: Path) -> None:
     with running(EmulatorSettings(latency_s=600, latency_spread=0)) as emulator:
         command = [str(COMMAND), "infer", QUESTION, *FAST]
         with subprocess.Popen(command, cwd=tmp_path, env=env(emulator.url), stderr=subprocess.DEVNULL) as process:
-            path = Workspace(tmp_path / "w").ledger
-            until = time.monotonic() + 60
-            while not (path.is_file() and _attempts(path)):
-                assert time.monotonic() < until
-                time.sleep(0.05)
+            wait_for_attempt(tmp_path)
             process.send_signal(signal.SIGINT)
             assert process.wait(60) == 130
-    (attempt,) = _attempts(path)
+    (attempt,) = _attempts(Workspace(tmp_path / "w").ledger)
     assert attempt in {("open", "cancelled"), ("failed", "not sent")}
+
+
+def infer(folder: Path, url: str) -> subprocess.Popen[str]:
+    """The question, asked by a process of its own."""
+    command = [str(COMMAND), "infer", QUESTION, *FAST, "--json"]
+    return subprocess.Popen(command, cwd=folder, env=env(url), stdout=subprocess.PIPE, text=True)
+
+
+def wait_for_attempt(folder: Path) -> None:
+    """Wait until a request has been written down."""
+    until = time.monotonic() + 60
+    path = Workspace(folder / "w").ledger
+    while not (path.is_file() and _attempts(path)):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_two_processes_that_ask_the_same_pay_once(tmp_path: Path) -> None:
+    """The second one waits for the first one's answer, which is an exact hit for it."""
+    with running(EmulatorSettings(latency_s=6, latency_spread=0)) as emulator:
+        with infer(tmp_path, emulator.url) as first:
+            wait_for_attempt(tmp_path)
+            with infer(tmp_path, emulator.url) as second:
+                answers = [json.loads(process.communicate()[0]) for process in (first, second)]
+        assert len(emulator.log()) == 1
+    assert answers[0]["answer"] == answers[1]["answer"]
+    assert [answer["trace"]["route"] for answer in answers] == ["teacher", "exact"]
+
+
+def test_killed_owner_blocks_nobody(tmp_path: Path) -> None:
+    """After kill -9 of the process that was asking, the one that waits asks by itself once the lease has run out."""
+    with running(EmulatorSettings(latency_s=2, latency_spread=0)) as emulator:
+        with infer(tmp_path, emulator.url) as first:
+            wait_for_attempt(tmp_path)
+            first.kill()
+        with infer(tmp_path, emulator.url) as second:
+            answer = json.loads(second.communicate()[0])
+        assert answer["trace"]["route"] == "teacher"
+    assert len(_attempts(Workspace(tmp_path / "w").ledger)) == 2
 
 
 def _attempts(path: Path) -> list[tuple[str, str | None]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from potstill.errors import InputError
+from potstill.infer.claims import LEASE_S
 from potstill.infer.index import MemoryIndex, catch_up
 from potstill.infer.store import EntryStore, Fresh
 from potstill.infer.upkeep import statistics
@@ -132,3 +133,19 @@ def test_four_processes_write_at_once(tmp_path: Path) -> None:
     assert [process.wait() for process in running] == [0, 0, 0, 0]
     with EntryStore(path) as store:
         assert len(store.numbers("e")) == 200
+
+
+def test_claims_are_exclusive_until_released_or_run_out(tmp_path: Path) -> None:
+    """One process at a time holds a question; a lease that nobody renews ends, and only its owner can end it before."""
+    path = tmp_path / "entries.sqlite3"
+    with EntryStore(path) as one, EntryStore(path) as other:
+        assert one.claims.take("q", 100.0)
+        assert not other.claims.take("q", 100.0 + LEASE_S - 1)
+        one.claims.renew("q", 109.0)
+        assert not other.claims.take("q", 100.0 + LEASE_S + 1)
+        other.claims.release("q")
+        assert not other.claims.take("q", 110.0)
+        one.claims.release("q")
+        assert other.claims.take("q", 110.0)
+        assert one.claims.take("q", 110.0 + LEASE_S), "its owner was killed"
+        assert one.claims.take("another", 110.0)

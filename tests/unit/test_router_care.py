@@ -257,3 +257,26 @@ async def test_role_text_cannot_change_the_key(tmp_path: Path) -> None:
         other = (await router.answer("What is LoRA?")).trace
     assert first.entry_id != other.entry_id
     assert other.route == "merged"
+
+
+@pytest.mark.parametrize("mode", ["uncertain", "always"])
+async def test_question_cancelled_while_the_student_works_sends_nothing(tmp_path: Path, mode: str) -> None:
+    """Who goes away while the student is thinking causes no request afterwards, and leaves the question free for others."""
+    thinking, go_on = threading.Event(), threading.Event()
+
+    def slowly(query: StudentQuery) -> str:
+        thinking.set()
+        go_on.wait(20)
+        return f"{query.role} says so"
+
+    teacher = PricedTeacher(lambda _: "plain")
+    async with routing(tmp_path, teacher, RoleStudent(slowly), config(decide=mode)) as router:
+        asking = asyncio.create_task(router.answer(QUESTION))
+        await asyncio.to_thread(thinking.wait, 20)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        go_on.set()
+        assert not teacher.requests
+        assert (await router.answer(QUESTION)).trace.route == "merged"
+    assert len(teacher.requests) == 1

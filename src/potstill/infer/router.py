@@ -71,8 +71,8 @@ class Router:
     ) -> RouterAnswer:
         """Answer one question. With `history` (earlier turns) the cache is neither read nor written.
 
-        `read_cache` False asks anew, `store` False keeps nothing. Equal questions that are asked at the same time wait
-        for one another, so that one of them pays. `tell` takes the text of an answer that Gemini is writing while it arrives;
+        `read_cache` False asks anew, `store` False keeps nothing. Equal questions that are asked at the same time, also
+        by other processes, wait for one another, so that one of them pays. `tell` takes the text of an answer that Gemini is writing while it arrives;
         what comes from cache or student is known as a whole only. A cancelled question sends nothing more. Raises UsageError for an empty question, TeacherError when Gemini
         failed for it and no student had an answer; BudgetError, QuotaError or KeyRefusedError when no further question
         can go to Gemini.
@@ -141,6 +141,12 @@ class Router:
         hit = (self._layers.exact(work) or await self._layers.near(work)) if read else None
         if hit is not None:
             return hit
+        if not (read and store):  # its answer is for itself alone
+            return await self._asked(work, store=store)
+        async with self._layers.alone(work) as found:
+            return found or await self._asked(work, store=store)
+
+    async def _asked(self, work: Work, *, store: bool) -> Outcome:
         work.sample = self._layers.rounds(work.key)
         outcome = await self._asking.ask(work)
         if store:

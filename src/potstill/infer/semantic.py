@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 
 from potstill.config import CacheConfig
@@ -14,6 +14,7 @@ from potstill.errors import PotstillError
 from potstill.infer.agreement import agreement, drawn
 from potstill.infer.cache import AnswerCache, Neighbour, Neighbourhood
 from potstill.infer.calibration import Calibration
+from potstill.infer.claims import LOOK_S, RENEW_S
 from potstill.infer.key import Scope
 from potstill.infer.labelling import Unlabelled, near_pairs
 from potstill.infer.private import hashed
@@ -63,6 +64,43 @@ class CacheLayers:
                 return None
             return await self._judged(work, self._rule(read.encoder))
         return None
+
+    @asynccontextmanager
+    async def alone(self, work: Work) -> AsyncIterator[Outcome | None]:
+        """Hold a question, so that no other process asks it meanwhile; or give the answer of the one that was asking it."""
+        found = await self._turn(work)
+        renewing = asyncio.create_task(self._renew(work)) if found is None else None
+        try:
+            yield found
+        finally:
+            if renewing is not None:
+                renewing.cancel()
+                with suppress(PotstillError, sqlite3.Error):  # the lease ends by itself
+                    self._cache.store.claims.release(work.key)
+
+    async def _turn(self, work: Work) -> Outcome | None:
+        """Wait until the question is ours, or was answered elsewhere; a store that breaks lets it go on."""
+        with _passing_by(work):
+            store = self._cache.store
+            while True:
+                mine = store.claims.take(work.key, time.time())
+                entry = store.exact(
+                    work.key, work.scope, time.time()
+                )  # after the claim: it may have been stored just now
+                if entry is not None:
+                    if mine:
+                        store.claims.release(work.key)
+                    return self._served(work, entry, Outcome(entry.answer, "exact", "another process was asking it"))
+                if mine:
+                    return None
+                await asyncio.sleep(LOOK_S)
+        return None
+
+    async def _renew(self, work: Work) -> None:
+        while True:
+            await asyncio.sleep(RENEW_S)
+            with suppress(PotstillError, sqlite3.Error):
+                self._cache.store.claims.renew(work.key, time.time())
 
     def store(self, work: Work, outcome: Outcome, scope: Scope) -> Outcome:
         """Keep an answer that may be served again."""

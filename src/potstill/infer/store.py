@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from potstill.errors import InputError, MachineError
+from potstill.infer.claims import Claims
 from potstill.infer.database import Transaction, open_database, unusable
 from potstill.infer.encoder import Vector
 
@@ -106,6 +107,8 @@ class EntryStore:
         except OSError as error:
             message = f"cannot create {path}: {error.strerror}"
             raise MachineError(message) from error
+        self.claims = Claims(self._connection)
+        """Who is working on which question."""
         self.id = str(self._connection.execute("SELECT store_id FROM about").fetchone()[0])
 
     def __enter__(self) -> Self:
