@@ -149,12 +149,13 @@ class PromptFiles:
 
 
 def prompt_files(config: Config) -> PromptFiles:
-    """The prompts of a config: its files, then those that were grown from them or from documents."""
-    generate = config.generate
-    grown = Workspace(Path(config.workspace)).grown
+    """The prompts of a config: its files, those grown from them or from documents, and those of second rounds."""
+    generate, workspace = config.generate, Workspace(Path(config.workspace))
+    grown = workspace.grown
     grows = bool(generate.grow.target or generate.documents.files)
     has_grown = grows and grown.is_file() and grown.stat().st_size > 0
     files = [*generate.prompts, *([str(grown)] if has_grown else [])]
+    files += sorted(str(path) for path in workspace.failure_rounds.glob("*.jsonl"))
     return PromptFiles(files, may_be_none=generate.from_traces or bool(generate.documents.files))
 
 

@@ -243,6 +243,21 @@ class Verdict(Record):
     encoder: str = ""
 
 
+class Evaluated(Record):
+    """One held-out answer of a student: a line of `students/<name>/evaluation.jsonl`.
+
+    `good`: it could stand for the teacher's, by the judge where there was one, else by agreement within the margin.
+    """
+
+    prompt_id: str
+    role: str
+    question: str
+    reference: str
+    answer: str
+    score: float
+    good: bool
+
+
 class Trace(Record):
     """One query through the router: a line of `traces/<day>.jsonl`.
 

@@ -25,6 +25,9 @@ def checked_name(name: str, what: str) -> str:
     return name
 
 
+EVALUATION = "evaluation.jsonl"
+
+
 @dataclass(frozen=True)
 class StudentFiles:
     """The files of one student, `students/<name>/`."""
@@ -59,6 +62,11 @@ class StudentFiles:
     def questions(self) -> Path:
         """`questions.safetensors`: the training questions as vectors, for the router."""
         return self.root / "questions.safetensors"
+
+    @property
+    def evaluation(self) -> Path:
+        """`evaluation.jsonl`: each held-out answer beside the teacher's, and whether it is good."""
+        return self.root / EVALUATION
 
     @property
     def report(self) -> Path:
@@ -139,6 +147,11 @@ class Workspace:
     def not_grown(self) -> Path:
         """`prompts/rejected.jsonl`: prompts that the teacher made and that were left out, each with its reason."""
         return self.root / "prompts" / "rejected.jsonl"
+
+    @property
+    def failure_rounds(self) -> Path:
+        """`prompts/failures/`: prompts near what students failed at, a file for each round."""
+        return self.root / "prompts" / "failures"
 
     def student(self, name: str) -> StudentFiles:
         """The files of the student called `name`; raises UsageError for a name that could be a path."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import COMMAND, Run
 
+from potstill.generate.failures import read_failures
 from potstill.records import Message, Sample, Usage
 from potstill.student.familiar import read_known
 from potstill.workspace import Workspace
@@ -102,6 +103,7 @@ def test_killed_run_resumes_to_the_same_student(tmp_path: Path, base: Path, pots
     assert known is not None
     assert (rule["familiar"]["encoder"], rule["familiar"]["questions"]) == (known.encoder, len(known.vectors))
     assert rule["alone"]["familiar"] is None
+    assert len(read_failures(str(files.verdict), Workspace(tmp_path / "killed")).held_out) == 4
     again = potstill(*arguments(base, "killed"))
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["trained"] is False

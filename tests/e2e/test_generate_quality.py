@@ -141,6 +141,48 @@ def test_rationales_switched_on_pay_for_themselves_alone(potstill: Run, tmp_path
 
 
 @pytest.mark.usefixtures("questions")
+def test_a_second_round_near_failures(potstill: Run, tmp_path: Path, teacher: Running) -> None:
+    """New prompts near what failed, none near a held-out question; limits are kept, and the same again pays nothing."""
+    from tests.unit.test_second_round import row
+
+    from potstill.generate.neighbours import similarity
+
+    env = {**KEY, "GOOGLE_GEMINI_BASE_URL": teacher.url}
+    failed = ("How many watts does a card use?", "What does a GPU cost in electricity?", "Is a used card a good idea?")
+    student = tmp_path / "student"
+    student.mkdir()
+    (student / "evaluation.jsonl").write_text("".join(row(text, good=False).to_line() for text in failed))
+    command = ("generate", "--prompts", "questions.txt", "--from-failures", "student/verdict.json", "--json")
+    sizes = ("--set", "generate.failures.target=12", "--set", "cache.encoder=hashing")
+    planned = json.loads(potstill(*command, *sizes, "--plan").stdout)
+    assert [step["step"] for step in planned["steps"]] == ["failures"]
+    poor = potstill(*command, *sizes, "--set", "generate.failures.max_usd=0.0001", env=env)
+    assert poor.returncode == 4, poor.stderr
+    assert "generate.failures.max_usd" in poor.stderr
+    assert json.loads(poor.stdout)["second_round"]["grown"] == 0
+    done = potstill(*command, *sizes, "--set", "generate.failures.max_usd=1", env=env)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["second_round"]
+    assert (found["failed"], found["grown"]) == (3, 12)
+    assert float(json.loads(done.stdout)["beside_usd"]["failures"]) > 0
+    grown = [
+        row["prompt"]
+        for path in (tmp_path / "workspace/prompts/failures").glob("*.jsonl")
+        for row in map(json.loads, path.read_text().splitlines())
+    ]
+    assert len(grown) == 12
+    assert max(similarity(text, held) for text in grown for held in failed) < 0.5
+    assert len(kept(tmp_path)) > 4
+    sent, before = len(teacher.log()), kept(tmp_path)
+    assert potstill(*command, *sizes, env=env).returncode == 0
+    assert (len(teacher.log()), kept(tmp_path)) == (sent, before)
+    assert json.loads(potstill(*command, *sizes, "--plan").stdout)["steps"] == []
+    missing = potstill("generate", "--prompts", "questions.txt", "--from-failures", "nowhere/verdict.json", env=env)
+    assert missing.returncode == 2
+    assert "evaluation" in missing.stderr
+
+
+@pytest.mark.usefixtures("questions")
 def test_a_stop_while_growing_is_130_and_nothing_is_lost(potstill: Run, tmp_path: Path, teacher: Running) -> None:
     """Ctrl-C between two rounds: what was in flight is in the ledger, and the same command pays for the rest only."""
     grow = {"target": 12, "method": "evolve", "near_duplicates": 0.95, "max_rounds": 3}

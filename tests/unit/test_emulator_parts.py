@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -171,6 +172,24 @@ def test_schemas_are_filled() -> None:
     }
     found = instance(schema, "answer", ("answer",), "1. other\n2. the answer is here")
     assert found == {"text": "answer", "maybe": 2, "yes": True, "kind": "a", "list": ["answer"]}
+
+
+def test_asked_for_questions_it_stays_on_the_subject() -> None:
+    """Shown questions of one topic, it gives as many others of that topic as are asked for, the same ones each time."""
+    faq = load_faq("hardware.en")
+    shown = ("How much GPU memory does a small model need?", "How much VRAM does a language model take?")
+    schema = {"type": "object", "properties": {"questions": {"type": "array", "items": {"type": "string"}}}}
+    text = "Write 3 new questions.\n" + "\n".join(f"- {question}" for question in shown)
+    body = {
+        "contents": [{"role": "user", "parts": [{"text": text}]}],
+        "generationConfig": {"responseJsonSchema": schema},
+    }
+    answerer = Answerer(EmulatorSettings(faq="hardware.en"))
+    found = json.loads(answerer.text(Asked(MODEL, body)))["questions"]
+    assert found == json.loads(answerer.text(Asked(MODEL, body)))["questions"]
+    assert len(found) == 3
+    assert not set(found) & set(shown)
+    assert {item.id for item in map(faq.nearest, (*found, *shown)) if item is not None} == {"gpu-memory"}
 
 
 def test_faults_come_at_their_shares_and_in_their_place() -> None:

@@ -39,6 +39,20 @@ def test_each_step_counts_its_requests(tmp_path: Path) -> None:
     assert found(tmp_path, turns=2)["converse"].requests == 2 * 3
 
 
+def test_a_second_round_is_counted_until_it_has_grown(tmp_path: Path) -> None:
+    """Its requests, and the answers to its prompts; none of either where nothing failed."""
+    from tests.unit.test_second_round import row
+
+    path = tmp_path / "evaluation.jsonl"
+    for good, answers in ((False, 20), (True, 0)):
+        path.write_text(row("How hot?", good=good).to_line())
+        failures = {"file": str(path), "target": 20}
+        config = with_values(Config(workspace=str(tmp_path / "w")), generate={"failures": failures})
+        assert cells_to_grow(config, 1) == answers
+        step = found(tmp_path, failures=failures)
+        assert ("failures" in step) is bool(answers)
+
+
 def test_new_prompts_are_counted_as_answers_until_they_have_grown(tmp_path: Path) -> None:
     """Each prompt to come is asked in every role and sample; once it has grown it is in the plan itself."""
     config = with_values(

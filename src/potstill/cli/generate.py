@@ -18,9 +18,11 @@ from potstill.cli.generate_view import (
     text_of,
 )
 from potstill.cli.session import Session, with_session
-from potstill.errors import BudgetError, PartialError, PotstillError, UsageError
+from potstill.errors import BudgetError, MachineError, PartialError, PotstillError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from potstill.generate.run import Outcome, Terms
 
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     rpm="teacher.rpm",
     max_cost="budget.max_usd",
     from_traces="generate.from_traces",
+    from_failures="generate.failures.file",
     export="generate.export",
     push="generate.push",
 )
@@ -83,7 +86,7 @@ def _run(session: Session, options: dict[str, Any], *, json_events: bool) -> Out
 
     async def run() -> Outcome:
         with followed(session, events=json_events) as report:
-            terms = Terms(report, asyncio.Event(), **options)
+            terms = Terms(report, asyncio.Event(), encode=_encode_of(session), **options)
             _stop_on_signals(session, terms)
             return await run_generate(session.config, session.secrets, session.workspace, terms)
 
@@ -94,6 +97,26 @@ def _run(session: Session, options: dict[str, Any], *, json_events: bool) -> Out
     if isinstance(outcome.stopped, StoppedError):
         raise KeyboardInterrupt
     return outcome
+
+
+def _encode_of(session: Session) -> Callable[[Sequence[str]], Sequence[Sequence[float]]] | None:
+    """How failures are told apart, where there are any: by the cache's encoder, by spelling where it cannot read them."""
+    if session.config.generate.failures.file is None:
+        return None
+    from potstill.infer.encoder import HASHING, load_encoder
+
+    def encode(texts: Sequence[str]) -> Sequence[Sequence[float]]:
+        try:
+            encoder = load_encoder(session.config.cache.encoder, session.workspace.encoders)
+            unread = next((why for text in texts if (why := encoder.unreadable(text)) is not None), None)
+        except (ImportError, MachineError) as error:
+            unread = str(error)
+        if unread is not None:
+            session.say(f"failures are clustered by spelling: {unread}")
+            encoder = load_encoder(HASHING, session.workspace.encoders)
+        return encoder.encode(texts)
+
+    return encode
 
 
 def _stop_on_signals(session: Session, terms: Terms) -> None:

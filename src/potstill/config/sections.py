@@ -155,6 +155,20 @@ class GrowConfig(Section):
     seed: int = Field(0, description="Another seed grows other prompts.")
 
 
+class FailuresConfig(Section):
+    """A second round: more prompts near what a student failed at (LLM2LLM, arXiv 2403.15042)."""
+
+    file: str | None = Field(None, description="A student's folder, its verdict.json or evaluation.jsonl; null: none.")
+    target: int = Field(50, ge=1, le=100_000, description="Prompts to ask for, shared out by the clusters' sizes.")
+    clusters: int = Field(8, ge=1, le=200, description="Clusters of like failures, at most.")
+    near_held_out: float = Field(
+        0.5, gt=0, le=1, description="A new prompt this alike (0..1) to a held-out question is rejected."
+    )
+    max_usd: Decimal | None = Field(
+        None, ge=0, description="Dollars that asking for such prompts may ever cost here; null: budget.max_usd alone."
+    )
+
+
 class JudgeConfig(Section):
     """The teacher, or another model, marks answers by a rubric. Marks are in the ledger too: none is paid twice."""
 
@@ -212,6 +226,7 @@ class GenerateConfig(Section):
     )
     documents: DocumentsConfig = Field(DocumentsConfig(), description="Prompts from documents.")
     grow: GrowConfig = Field(GrowConfig(), description="Prompts from prompts.")
+    failures: FailuresConfig = Field(FailuresConfig(), description="Prompts near what a student failed at.")
     judge: JudgeConfig = Field(JudgeConfig(), description="Answers marked by a rubric.")
     rationales: RationaleConfig = Field(RationaleConfig(), description="Why the answers are what they are.")
     filters: FilterConfig = Field(FilterConfig(), description="What is sifted out.")

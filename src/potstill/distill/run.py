@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from potstill.config import Config, Secrets, StudentConfig
-from potstill.distill.asking import answers, likelihood
+from potstill.distill.asking import Judged, answers, likelihood
 from potstill.distill.card import card, lineage
 from potstill.distill.data import Data, Rows, encode, read_data
 from potstill.distill.effort import Effort, board_power, machine_counters
@@ -27,7 +27,7 @@ from potstill.distill.similarity import measured
 from potstill.distill.soft_targets import soft_objective
 from potstill.distill.train import Job, train
 from potstill.errors import KeyRefusedError, MachineError
-from potstill.records import Sample, Verdict, content_id, text_sha
+from potstill.records import Evaluated, Sample, Verdict, content_id, text_sha
 from potstill.student.base import base_sha, load_base, load_tokenizer
 from potstill.student.familiar import Reader, known_questions, nearness, write_known
 from potstill.student.local import LocalStudent, Persona, load_student
@@ -272,6 +272,20 @@ def _case(config: Config, data: Data) -> Case:
 
 def _write(files: StudentFiles, manifest: StudentManifest, found: Verdict, evidence: Evidence) -> None:
     """Write what a reader sees; the verdict last, because it marks the student as finished."""
+    good = (_evaluated(item, found.margin) for item in evidence.after)
+    write_atomic(files.evaluation, "".join(row.to_line() for row in good))
     write_atomic(files.card, card(manifest, found))
     write_atomic(files.report, page(found, evidence, files.loss_plot, lineage(manifest, found)))
     write_atomic(files.verdict, found.model_dump_json(indent=2) + "\n")
+
+
+def _evaluated(item: Judged, margin: float) -> Evaluated:
+    return Evaluated(
+        prompt_id=item.sample.prompt_id,
+        role=item.sample.role,
+        question=item.question,
+        reference=item.reference,
+        answer=item.answer.text,
+        score=item.score,
+        good=item.good(margin),
+    )

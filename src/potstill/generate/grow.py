@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from potstill.config import Config
 from potstill.errors import PartialError, TeacherError
@@ -71,10 +72,14 @@ class Ask:
 
 @dataclass
 class Pool:
-    """Seeds and what has grown from them. `alike` holds all of them to compare with."""
+    """Seeds and what has grown from them.
+
+    `alike` holds all of them to compare with, `forbidden` what no prompt may come near.
+    """
 
     seeds: list[str]
     alike: Neighbours
+    forbidden: Neighbours | None = None
     grown: list[Grown] = field(default_factory=list)
     rejected: list[NotGrown] = field(default_factory=list)
 
@@ -100,7 +105,7 @@ class Growing:
     @classmethod
     def of(cls, config: Config) -> Growing:
         """Load the templates and personas of a config; raises InputError for one that cannot be read."""
-        names = ("self-instruct", "evolve", "questions", "grounded")
+        names = ("self-instruct", "evolve", "questions", "grounded", "failures")
         lines = load_template("operations", config.language).splitlines()
         return cls(
             config,
@@ -113,7 +118,7 @@ class Growing:
         """Ask what a passage answers."""
         documents = self.config.generate.documents
         values = {"count": str(documents.questions), "source": passage.source, "passage": passage.text}
-        request = self._request(fill(self.templates["questions"], values, origin="template questions"), 0)
+        request = self.request(fill(self.templates["questions"], values, origin="template questions"), 0)
         return Ask(request, "document", (), number, passage=passage)
 
     def round(self, number: int, pool: Sequence[str], wanted: int) -> list[Ask]:
@@ -144,7 +149,7 @@ class Growing:
             "examples": "\n".join(f"- {' '.join(text.split())}" for text in shown),
             "persona": persona or "",
         }
-        request = self._request(fill(self.templates["self-instruct"], values, origin="template self-instruct"), place)
+        request = self.request(fill(self.templates["self-instruct"], values, origin="template self-instruct"), place)
         return Ask(
             request, "self-instruct", tuple(prompt_id(text) for text in shown), place // REQUESTS_A_ROUND, persona
         )
@@ -152,13 +157,14 @@ class Growing:
     def _evolve(self, place: int, pool: Sequence[str], draw: random.Random) -> Ask:
         parent, operation, persona = draw.choice(pool), draw.choice(self.operations), self._persona(draw)
         values = {"question": parent, "operation": operation, "persona": persona or ""}
-        request = self._request(fill(self.templates["evolve"], values, origin="template evolve"), place)
+        request = self.request(fill(self.templates["evolve"], values, origin="template evolve"), place)
         return Ask(request, "evolve", (prompt_id(parent),), place // REQUESTS_A_ROUND, persona)
 
     def _persona(self, draw: random.Random) -> str | None:
         return draw.choice(self.personas) if self.personas else None
 
-    def _request(self, prompt: str, sample: int) -> TeacherRequest:
+    def request(self, prompt: str, sample: int) -> TeacherRequest:
+        """The request for new prompts; `sample` tells equal ones apart."""
         return build_request(
             self.config.teacher,
             (Message(role="user", content=prompt),),
@@ -181,14 +187,14 @@ async def grow(config: Config, teacher: Asks) -> Pool:
         for text in seeds:
             alike.add(text)
         asks = [growing.from_passage(passage, 0) for passage in read_passages(generate.documents)]
-        take(pool, growing, await _answers(asks, teacher, config), most=None)
+        take(pool, growing, whole(asks, await settled(asks, teacher, config)), most=None)
         target = len(pool.grown) + (generate.grow.target or 0)
         for number in range(1, generate.grow.max_rounds + 1):
             if len(pool.grown) >= target or not pool.texts:
                 break
             asks = growing.round(number, pool.texts, target - len(pool.grown))
             before = len(pool.grown)
-            take(pool, growing, await _answers(asks, teacher, config), most=target)
+            take(pool, growing, whole(asks, await settled(asks, teacher, config)), most=target)
             if len(pool.grown) == before and number > 1:
                 break
         return pool
@@ -209,7 +215,7 @@ def take(pool: Pool, growing: Growing, answered: Iterable[tuple[Ask, Answer]], *
                 round=ask.round,
                 key=answer.key,
             )
-            fault = _fault(text, growing.config.language, answer) or _twin(text, pool.alike)
+            fault = _fault(text, growing.config.language, answer) or _twin(text, pool)
             if fault is not None:
                 pool.rejected.append(NotGrown(grown=grown, reason=fault.reason, detail=fault.detail))
             else:
@@ -219,14 +225,19 @@ def take(pool: Pool, growing: Growing, answered: Iterable[tuple[Ask, Answer]], *
 
 def write_grown(workspace: Workspace, pool: Pool) -> None:
     """Write what has grown and what was left out."""
-    for path, rows in ((workspace.grown, pool.grown), (workspace.not_grown, pool.rejected)):
-        file = LineFile(path)
-        try:
-            for row in rows:
-                file.write(row.to_line())
-            file.publish()
-        finally:
-            file.discard()
+    write_rows(workspace.grown, pool.grown)
+    write_rows(workspace.not_grown, pool.rejected)
+
+
+def write_rows(path: Path, rows: Iterable[Record]) -> None:
+    """Write a file of records, whole or not at all."""
+    file = LineFile(path)
+    try:
+        for row in rows:
+            file.write(row.to_line())
+        file.publish()
+    finally:
+        file.discard()
 
 
 def prompt_id(text: str) -> str:
@@ -249,20 +260,26 @@ def _fault(text: str, language: str, answer: Answer) -> Rejection | None:
     return None
 
 
-def _twin(text: str, alike: Neighbours) -> Rejection | None:
-    near = alike.near(text)
-    return Rejection("near-duplicate", f"{near[0].similarity:.2f} like {alike.text(near[0].number)}") if near else None
+def _twin(text: str, pool: Pool) -> Rejection | None:
+    for reason, others in (("near a held-out question", pool.forbidden), ("near-duplicate", pool.alike)):
+        if others is not None and (near := others.near(text)):
+            return Rejection(reason, f"{near[0].similarity:.2f} like {others.text(near[0].number)}")
+    return None
 
 
-async def _answers(asks: Sequence[Ask], teacher: Asks, config: Config) -> Iterator[tuple[Ask, Answer]]:
-    """All answers of a round, in the order of its requests; what is in flight comes in before anything is raised."""
+async def settled(asks: Sequence[Ask], teacher: Asks, config: Config) -> list[Answer | BaseException]:
+    """What became of each request of a round, in order; all that is in flight comes in."""
     gate = asyncio.Semaphore(config.teacher.max_concurrency)
 
     async def one(ask: Ask) -> Answer:
         async with gate:
             return await teacher.ask(ask.request)
 
-    answers = await asyncio.gather(*(one(ask) for ask in asks), return_exceptions=True)
+    return await asyncio.gather(*(one(ask) for ask in asks), return_exceptions=True)
+
+
+def whole(asks: Sequence[Ask], answers: Sequence[Answer | BaseException]) -> Iterator[tuple[Ask, Answer]]:
+    """A round's requests with their answers; raises PartialError where one failed, and what else was raised."""
     errors = [answer for answer in answers if isinstance(answer, BaseException)]
     for error in errors:
         if not isinstance(error, TeacherError):

@@ -95,6 +95,7 @@ def paid_beside(config: Config, workspace: Workspace) -> dict[str, Decimal]:
     generate = config.generate
     asked = {
         "grow": bool(generate.grow.target or generate.documents.files),
+        "failures": generate.failures.file is not None,
         "converse": generate.turns > 1,
         "judge": generate.judge.enabled,
         "rationale": generate.rationales.enabled,

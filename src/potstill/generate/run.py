@@ -13,12 +13,14 @@ from potstill.errors import PotstillError, UsageError
 from potstill.generate.ask import Asking, Failed, Progress, Report, ask_all
 from potstill.generate.batching import Rounds
 from potstill.generate.dataset import DatasetManifest, sample_of, write_dataset
+from potstill.generate.failures import Encode
 from potstill.generate.frontier import Frontier
 from potstill.generate.grow import Pool
 from potstill.generate.outcomes import both, second_request
 from potstill.generate.plan import Plan
 from potstill.generate.publish import Published, publish
 from potstill.generate.refine import Place, grow_prompts, paid_beside, refine, requests_left
+from potstill.generate.second_round import SecondRound, grow_near_failures
 from potstill.ledger import Ledger, PlanProgress
 from potstill.prompts import load_roles, load_schema, prompt_files
 from potstill.records import Attempt, Sample
@@ -41,7 +43,7 @@ class Terms:
 
     `stop`: set it, and what is in flight is the last; `offline`: from the ledger alone; `max_requests`: attempts that
     this run may send; `pilot`: pay for so many cells, spread over the plan, and write no dataset; `cancel_batches`:
-    cancel the batch jobs of earlier runs instead of asking for anything.
+    cancel the batch jobs of earlier runs instead of asking for anything; `encode` tells a student's failures apart.
     """
 
     report: Report
@@ -50,6 +52,7 @@ class Terms:
     max_requests: int | None = None
     pilot: int | None = None
     cancel_batches: bool = False
+    encode: Encode | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Outcome:
     published: Published = field(default_factory=Published)
     grown: Pool | None = None
     beside_usd: Mapping[str, Decimal] = field(default_factory=dict)
+    second_round: SecondRound | None = None
 
     @property
     def failed(self) -> tuple[Failed, ...]:
@@ -90,6 +94,7 @@ async def generate(config: Config, secrets: Secrets, workspace: Workspace, terms
     place = Place(config, secrets, workspace, terms.stop, requests_left(workspace, terms.max_requests))
     prepares = not terms.offline and terms.pilot is None and not terms.cancel_batches
     pool = await grow_prompts(place) if prepares else None
+    second = await grow_near_failures(place, terms.encode) if prepares and terms.encode is not None else None
     plan = load_plan(config)
     async with _teacher(config, secrets, workspace, replace(terms, max_requests=place.allowed())) as teacher:
         start = _start(plan, teacher.ledger)
@@ -105,7 +110,8 @@ async def generate(config: Config, secrets: Secrets, workspace: Workspace, terms
             published = await asyncio.to_thread(publish, config, secrets, workspace)
         waiting = tuple(teacher.ledger.open_attempts())
         beside = paid_beside(config, workspace)
-        return Outcome(manifest, progress, waiting, stopped or published.error, published, pool, beside)
+        ended = stopped or published.error or (second.ended if second is not None else None)
+        return Outcome(manifest, progress, waiting, ended, published, pool, beside, second)
 
 
 def stored_samples(plan: Plan, ledger: Ledger) -> Iterator[Sample]:

@@ -17,7 +17,9 @@ from pathlib import Path
 from potstill.config import Config
 from potstill.generate import converse, grow, judge
 from potstill.generate.documents import read_passages
+from potstill.generate.failures import read_failures
 from potstill.generate.plan import Plan
+from potstill.generate.second_round import round_file
 from potstill.pricing.book import load_prices
 from potstill.pricing.tokens import estimate_tokens
 from potstill.prompts import load_template
@@ -42,12 +44,14 @@ def steps(plan: Plan) -> tuple[Step, ...]:
 
 
 def cells_to_grow(config: Config, roles: int) -> int:
-    """Answers that prompts still to be grown will add to a plan; 0 where they have grown."""
-    generate = config.generate
-    if Workspace(Path(config.workspace)).grown.is_file():
-        return 0
-    passages = sum(1 for _ in read_passages(generate.documents))
-    prompts = (generate.grow.target or 0) + passages * generate.documents.questions
+    """Answers that prompts still to be grown will add to a plan; those that have grown are in it already."""
+    generate, workspace = config.generate, Workspace(Path(config.workspace))
+    prompts = 0
+    if not workspace.grown.is_file():
+        passages = sum(1 for _ in read_passages(generate.documents))
+        prompts += (generate.grow.target or 0) + passages * generate.documents.questions
+    if not _round_is_done(config):
+        prompts += generate.failures.target
     return prompts * roles * generate.samples_per_prompt
 
 
@@ -60,6 +64,10 @@ def _steps(plan: Plan) -> Iterator[Step]:
     asked = passages + _grow_requests(config)
     shown = max(grow.EXAMPLES * prompt_tokens, generate.documents.chunk_chars if passages else 0)
     yield _step(config, "grow", asked, _tokens(config, "self-instruct") + shown, grow.MAX_OUTPUT_TOKENS)
+    if not _round_is_done(config):
+        most = math.ceil(generate.failures.target / generate.grow.per_request) + generate.failures.clusters
+        read = _tokens(config, "failures") + grow.EXAMPLES * prompt_tokens
+        yield _step(config, "failures", most, read, grow.MAX_OUTPUT_TOKENS)
     further = cells * (generate.turns - 1)
     chat = system_tokens + prompt_tokens + (answer + converse.QUESTION_TOKENS) * generate.turns
     played = _step(config, "converse", further, _tokens(config, "follow-up") + chat, converse.QUESTION_TOKENS)
@@ -70,6 +78,13 @@ def _steps(plan: Plan) -> Iterator[Step]:
         yield _step(judge.judging(config), "judge", cells, read, judge.MAX_OUTPUT_TOKENS)
     if (why := generate.rationales).enabled:
         yield _step(config, "rationale", cells, _tokens(config, why.template) + chat, why.max_output_tokens)
+
+
+def _round_is_done(config: Config) -> bool:
+    """Whether no second round is asked for, nothing failed, or its prompts have grown."""
+    name, workspace = config.generate.failures.file, Workspace(Path(config.workspace))
+    failures = read_failures(name, workspace) if name is not None else None
+    return failures is None or not failures.failed or round_file(workspace, failures).is_file()
 
 
 def _grow_requests(config: Config) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from math import exp
 from statistics import NormalDist
@@ -26,6 +27,7 @@ FILLERS = (
     "Ask who will run it next year, and with which machine.",
 )
 THOUGHT = "Looking at what is asked and what is known about it."
+QUESTIONS, LISTED, NUMBER = "questions", re.compile(r"^- (.+)$", re.MULTILINE), re.compile(r"\d+")
 LOOPED_TOKENS = 2_000
 """Where a repetition without a limit of its own ends."""
 TYPES = ("type_unspecified", "string", "number", "integer", "boolean", "array", "object")
@@ -77,8 +79,18 @@ class Answerer:
         schema = asked.config.get("responseJsonSchema") or asked.config.get("responseSchema")
         if schema is None:
             return text
+        if (questions := self._questions(asked, schema)) is not None:
+            return canonical_json({QUESTIONS: questions}).decode()
         known = tuple(item.answers.values()) if item else (text,)
         return canonical_json(instance(schema, text, known, asked.whole)).decode()
+
+    def _questions(self, asked: Asked, schema: dict[str, Any]) -> tuple[str, ...] | None:
+        """Further questions on the topics of those that a prompt lists, where it asks for questions."""
+        shown = LISTED.findall(asked.question)
+        if self._faq is None or not shown or QUESTIONS not in schema.get("properties", {}):
+            return None
+        number = NUMBER.search(asked.question)
+        return self._faq.others(shown, int(number.group()) if number else 1, asked.digest)
 
     def _derived(self, asked: Asked) -> str:
         question, config = asked.question, asked.config

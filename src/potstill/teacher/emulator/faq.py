@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections import Counter
+from collections.abc import Sequence
 from math import log
 from pathlib import Path
 
@@ -72,6 +74,13 @@ class Faq:
         """The answer of the persona whose phrase stands in the system prompt."""
         persona = next((name for name, phrase in self._personas.items() if phrase in system), "default")
         return item.answers.get(persona) or item.answers["default"]
+
+    def others(self, shown: Sequence[str], count: int, seed: str) -> tuple[str, ...]:
+        """Other questions of the topics of some questions, in an order that the seed decides."""
+        topics = {item.id: item for item in map(self.nearest, shown) if item is not None}
+        known = sorted({question for item in topics.values() for question in item.questions} - set(shown))
+        random.Random(seed).shuffle(known)  # noqa: S311  (reproducible, nothing secret)
+        return tuple(known[:count])
 
     def _vector(self, bag: Counter[str]) -> dict[str, float]:
         raw = {word: count * self._weights.get(word, 0.0) for word, count in bag.items()}
