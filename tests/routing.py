@@ -14,6 +14,7 @@ from potstill.infer.cache import open_cache
 from potstill.infer.panel import Panel
 from potstill.infer.router import Router
 from potstill.infer.settings import make_settings
+from potstill.infer.watching import Watch
 from potstill.records import RouterRule, Score, Verdict
 from potstill.student.answers import Piece, Student, StudentAnswer, StudentQuery
 from potstill.teacher.calls import Answer, TeacherRequest
@@ -109,7 +110,7 @@ async def routing(
         return teacher
 
     try:
-        yield Router(settings, cache, panel, opened, workspace.traces)
+        yield Router(settings, cache, panel, opened, workspace.traces, Watch(chosen, workspace, student))
     finally:
         cache.close()
 

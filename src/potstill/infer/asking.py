@@ -55,6 +55,11 @@ class Asking:
         self._teacher = teacher
         self._breaker = Breaker()
 
+    def follow(self, settings: Settings, nearness: Callable[[Work], Awaitable[Nearness]] | None) -> None:
+        """Decide by these settings from now on."""
+        self._settings = settings
+        self._nearness = nearness
+
     @property
     def _config(self) -> Config:
         return self._settings.config

@@ -13,10 +13,10 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from potstill.config import Config, Secrets
-from potstill.errors import UsageError
+from potstill.errors import PotstillError, UsageError
 from potstill.infer.asking import Asking
 from potstill.infer.cache import AnswerCache, open_cache
-from potstill.infer.decide import Policy
+from potstill.infer.decide import Nearness, Policy
 from potstill.infer.gate import cacheability
 from potstill.infer.key import exact_key
 from potstill.infer.labelling import label
@@ -26,6 +26,7 @@ from potstill.infer.private import HIDDEN, hashed, secret_in
 from potstill.infer.semantic import CacheLayers
 from potstill.infer.settings import Settings, make_settings
 from potstill.infer.store import Judged
+from potstill.infer.watching import Watch
 from potstill.infer.work import Outcome, RouterAnswer, Work
 from potstill.pricing.tokens import estimate_tokens
 from potstill.records import Message, Trace, Usage, Usd
@@ -44,13 +45,16 @@ class Router:
         panel: Panel | None,
         teacher: Callable[[], Awaitable[Asks]],
         traces: Path,
+        watch: Watch | None = None,
     ) -> None:
-        """`teacher` opens the teacher when it is first needed: a hit needs neither key nor network."""
+        """`teacher` opens the teacher when it is first needed: a hit needs neither key nor network.
+
+        `watch` tells when the settings have changed on disk; None: they do not.
+        """
         self._settings = settings
+        self._watch = watch
         self._layers = CacheLayers(cache, settings.config.cache, settings.calibration, self._fits)
-        familiar = settings.policy.familiar
-        taught = Taught(familiar, settings.questions, self._layers.read) if familiar else None
-        self._asking = Asking(settings, panel, teacher, taught.nearness if taught else None)
+        self._asking = Asking(settings, panel, teacher, self._nearness(settings))
         self._traces = traces
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -80,8 +84,11 @@ class Router:
         if not question.strip():
             message = "the question is empty"
             raise UsageError(message)
+        problem = self._follow()
         work = self._begin(question, namespace or self._settings.config.cache.namespace, tuple(history))
         work.tell = tell
+        if problem is not None:
+            work.notes.append(problem)
         if not work.cacheable:
             work.sample = int(
                 work.at.timestamp() * 1_000_000
@@ -113,6 +120,22 @@ class Router:
         judged = await label(pairs, fits, self._settings.config.teacher.max_concurrency)
         self._layers.keep_verdicts(judged)
         return judged, len(pairs), sum(spent, Decimal(0))
+
+    def _nearness(self, settings: Settings) -> Callable[[Work], Awaitable[Nearness]] | None:
+        familiar = settings.policy.familiar
+        return Taught(familiar, settings.questions, self._layers.read).nearness if familiar else None
+
+    def _follow(self) -> str | None:
+        """Take over what has changed on disk; gives what is wrong with it, where something is."""
+        try:
+            fresh = self._watch.look(self._settings) if self._watch else None
+        except PotstillError as error:
+            return f"not taken over: {error.message}"
+        if fresh is not None:
+            self._settings = fresh
+            self._layers.follow(fresh.calibration)
+            self._asking.follow(fresh, self._nearness(fresh))
+        return None
 
     async def _fits(self, work: Work, answer: str) -> bool | None:
         return await self._asking.fits(work, answer)
@@ -202,6 +225,7 @@ async def open_router(
 
     Raises UsageError, InputError or UnknownModelError where config, roles, calibration or prices are wrong.
     """
+    watch = Watch(config, workspace, student)
     settings = make_settings(config, workspace, student)
     workspace.create()
     panel = None if student is None else Panel(student, settings.asked, config.infer.max_new_tokens)
@@ -221,7 +245,7 @@ async def open_router(
                     opened.append(await stack.enter_async_context(paid))
                 return opened[0]
 
-        yield Router(settings, cache, panel, teacher, workspace.traces)
+        yield Router(settings, cache, panel, teacher, workspace.traces, watch)
 
 
 def _append(path: Path, line: str) -> None:

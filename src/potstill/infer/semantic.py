@@ -40,6 +40,11 @@ class CacheLayers:
         self._readings: set[asyncio.Task[Neighbourhood]] = set()
         self._rules: dict[str, tuple[Rule | Off, float]] = {}
 
+    def follow(self, calibration: Calibration | None) -> None:
+        """Serve by this calibration from now on."""
+        self._calibration = calibration
+        self._rules.clear()
+
     def exact(self, work: Work) -> Outcome | None:
         """The answer to the same question."""
         if self._cache.broken is not None:
