@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -108,26 +105,6 @@ def test_early_stopping_keeps_the_best(tmp_path: Path, base: Path) -> None:
     assert all(torch.equal(best[name], saved[name]) for name in best)
 
 
-def test_two_processes_train_what_one_trains(tmp_path: Path, base: Path) -> None:
-    """Two CPU processes over gloo, started by torchrun, end in the weights of one process to 1e-4."""
-    script = tmp_path / "shared.py"
-    script.write_text(
-        f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from pathlib import Path\nfrom test_distill_training import *\n"
-        f"train(StudentConfig(base={str(base)!r}, device='cpu'), two(Path({str(tmp_path / 'two')!r})), ignore)\n"
-        "from potstill.distill.processes import leave_group\nleave_group()\n",
-        encoding="utf-8",
-    )
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(launcher, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    train(StudentConfig(base=str(base), device="cpu"), two(tmp_path / "one"), ignore)
-    left, right = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "two"))
-    assert max(float((left[name] - right[name]).abs().max()) for name in left) < 1e-4
-    assert max(float(each.abs().max()) for name, each in left.items() if "lora_B" in name) > 1e-2
-
-
 @pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
 def test_a_launcher_that_shards_the_base_is_refused(
     tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -136,12 +113,6 @@ def test_a_launcher_that_shards_the_base_is_refused(
     monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
     with pytest.raises(MachineError, match=name):
         train(StudentConfig(base=str(base), device="cpu"), job(tmp_path), ignore)
-
-
-def two(folder: Path) -> Job:
-    """A job without dropout, because each process draws its own, and with full batches."""
-    whole = job(folder, lora={"r": 4, "target_modules": "all-linear"})
-    return Job(whole.distill, rows(24), whole.validation, whole.checkpoints, whole.adapter, "plan")
 
 
 def test_progress_and_tensorboard(tmp_path: Path, base: Path) -> None:

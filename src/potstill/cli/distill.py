@@ -61,7 +61,7 @@ def distill(
             session.secrets,
             lambda: open_encoder(session.config.cache, session.workspace),
         )
-        exported = _export(session) if export else []
+        exported = _export(session) if export and done is not None else []
     except ImportError as error:
         message = f"distill needs the package {error.name}"
         raise MachineError(message, hint="pip install 'potstill[local]'") from error

@@ -97,18 +97,20 @@ def distill(
     files = workspace.student(config.distill.name)
     prepared = prepare(config, workspace)
     trained = files.manifest.is_file() and read_manifest(files).plan_id == prepared.plan_id
+    if not is_first_process(config.student):
+        if not trained:
+            _train_all(config, files, prepared, follow)
+        leave_group()
+        return None
     judging = config.distill.judge.max_usd is not None
     if trained and files.verdict.is_file():
         known = Verdict.model_validate_json(files.verdict.read_text("utf-8"))
         if known.evaluation_id == _evaluation_id(config) and (known.duel is not None or not judging):
+            leave_group()
             return Distilled(read_manifest(files), known, fresh=False)
     if judging and (secrets is None or secrets.teacher_key is None):
         message = "distill.judge.max_usd is set, but there is no API key: set GEMINI_API_KEY in the environment"
         raise KeyRefusedError(message)
-    if not is_first_process(config.student):
-        if not trained:
-            _train_all(config, files, prepared, follow)
-        return None
     data, limit = prepared.data, config.distill.max_new_tokens
     say(
         f"{len(prepared.train.rows)} samples, {prepared.train.supervised} of {prepared.train.tokens} tokens are learned"
