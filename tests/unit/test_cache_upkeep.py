@@ -14,7 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from potstill.errors import InputError, UsageError
+from potstill.infer.cache import AnswerCache, OpenIndex
+from potstill.infer.encoder import HashingEncoder
+from potstill.infer.index import MemoryIndex
 from potstill.infer.key import Scope, exact_key
+from potstill.infer.labelling import near_pairs
 from potstill.infer.store import Entry, EntryStore, Fresh, Judged, packed, unpacked
 from potstill.infer.upkeep import audits, export, matching, parse_filters, restore
 
@@ -191,3 +195,18 @@ def test_killed_writer_loses_nothing_that_it_acknowledged(tmp_path: Path) -> Non
         kept = {entry.id for entry in store.entries()}
         assert {f"id-{number}" for number in acknowledged} <= kept
         assert len(store.numbers("e")) == len(kept)
+
+
+def test_pairs_to_judge_have_no_question_in_common_first(tmp_path: Path) -> None:
+    """Of near questions that all resemble one another, pairs without a common question come first, the others after."""
+    questions = [f"How much GPU memory do I need for {word} models?" for word in ("small", "large", "new", "old")]
+    encoder = HashingEncoder()
+    with EntryStore(tmp_path / "e.sqlite3") as store:
+        for number, text in enumerate(questions):
+            fresh = Fresh(str(number), "s", "d", text, "answer", "teacher", None)
+            store.put(fresh, 1.0, {encoder.id: encoder.encode([text])[0]})
+        cache = AnswerCache(store, lambda: encoder, lambda _: OpenIndex(MemoryIndex()))
+        found = near_pairs(cache, 5, 2.0)
+    first = [text for item in found[:2] for text in (item.question, item.entry.question)]
+    assert sorted(first) == sorted(questions)
+    assert len(found) == 5

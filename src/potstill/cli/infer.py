@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,9 +22,9 @@ from potstill.records import Message, Trace
 
 if TYPE_CHECKING:
     from potstill.infer.batch import BatchResult, Journal
+    from potstill.infer.labelling import Labelled
     from potstill.infer.router import Router
     from potstill.infer.settings import Settings
-    from potstill.infer.store import Judged
     from potstill.student.answers import Student
     from potstill.workspace import StudentFiles
 
@@ -85,6 +84,12 @@ def infer(  # noqa: PLR0913  (each is a flag)
     replay: Annotated[
         str | None, typer.Option(metavar="TRACES", help="What recorded questions would have cost under other rules.")
     ] = None,
+    student: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="With --replay: the student in this folder answers the recorded questions."
+        ),
+    ] = None,
 ) -> None:
     """Answer through cache, then student, then Gemini: each answer at the lowest cost."""
     from potstill.cli import infer_cache as cache
@@ -97,11 +102,14 @@ def infer(  # noqa: PLR0913  (each is a flag)
         "--invalidate": (invalidate, cache.invalidate),
         "--export": (export, cache.export),
         "--import": (import_, cache.take_in),
-        "--replay": (replay, cache.replay),
+        "--replay": (replay, lambda session, source: cache.replay(session, source, student)),
         "--stats": (stats, lambda session, _: cache.stats(session)),
     }
     given = {name: value for name, (value, _) in aside.items()}
     cache.exclusive({"a question": question, "--batch": batch, "--chat": chat, **given})
+    if student is not None and replay is None:
+        message = "--student goes with --replay"
+        raise UsageError(message)
     for value, act in aside.values():
         if value:
             act(session, value)
@@ -310,15 +318,23 @@ def _judge(session: Session, most: int) -> None:
     if session.dry_run:
         session.show_plan({"judge": most}, f"would have {session.config.teacher.model} judge up to {most} pairs")
         return
-    judged, pairs, spent = asyncio.run(_judged(session, most))
-    wrong = sum(not item.fits for item in judged)
+    done = asyncio.run(_judged(session, most))
+    wrong = sum(not item.fits for item in done.judged)
     text = (
-        f"{len(judged)} of {pairs} pairs judged for ${spent.normalize():f}: {wrong} do not fit; now --calibrate cache"
+        f"{len(done.judged)} of {done.pairs} pairs judged for ${done.cost_usd.normalize():f}: {wrong} do not fit; now "
+        "--calibrate cache"
     )
-    session.show({"pairs": pairs, "judged": len(judged), "wrong": wrong, "cost_usd": format(spent, "f")}, text)
+    document = {"pairs": done.pairs, "judged": len(done.judged), "wrong": wrong, "problem": done.problem}
+    session.show({**document, "cost_usd": format(done.cost_usd, "f")}, text)
+    if done.problem is not None:
+        error = PartialError(
+            f"{done.pairs - len(done.judged)} pairs were not judged: {done.problem.removeprefix('not audited: ')}"
+        )
+        session.complain(error)
+        raise typer.Exit(error.exit_code)
 
 
-async def _judged(session: Session, most: int) -> tuple[list[Judged], int, Decimal]:
+async def _judged(session: Session, most: int) -> Labelled:
     async with _router(session) as router:
         return await router.label(most)
 

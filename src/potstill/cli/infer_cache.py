@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from potstill.cli.session import Session
+from potstill.cli.session import Session, quiet_libraries
 from potstill.errors import InputError, UsageError
+from potstill.prompts import load_roles
 from potstill.records import Trace
+from potstill.workspace import StudentFiles
 
 if TYPE_CHECKING:
     from potstill.infer.calibration import Calibration
+    from potstill.infer.replay import Outcome
     from potstill.infer.store import EntryStore
 
 FROM_CACHE = "cache"
@@ -173,12 +177,15 @@ def take_in(session: Session, source: str) -> None:
     session.show({"imported": added, "known": known}, f"{added} answers added, {known} were here")
 
 
-def replay(session: Session, source: str) -> None:
-    """Say what recorded questions would have cost under other rules."""
+def replay(session: Session, source: str, student: Path | None) -> None:
+    """Say what recorded questions would have cost under other rules, or with another student."""
     from potstill.infer.replay import read_traces
     from potstill.infer.replay import replay as run
 
-    outcomes = run(read_traces(Path(source)))
+    traces = read_traces(Path(source))
+    outcomes = run(traces)
+    if student is not None:
+        outcomes = [outcomes[0], _rehearsed(session, traces, student)]
     head = f"{'hits':>6} {'student':>8} {'Gemini':>7} {'cost':>12} {'of all-Gemini':>14} {'disagreed':>12}  rule"
     lines = [
         f"{found.hits:>6} {found.students:>8} {found.gemini:>7} {'$' + format(round(found.cost_usd, 6), 'f'):>12} "
@@ -187,6 +194,35 @@ def replay(session: Session, source: str) -> None:
     ]
     note = "disagreed: of the answers that Gemini gave as well, those that share less than half their words with it"
     session.show({"outcomes": [found.model_dump(mode="json") for found in outcomes]}, "\n".join([head, *lines, note]))
+
+
+def _rehearsed(session: Session, traces: list[Trace], folder: Path) -> Outcome:
+    """The recorded questions, answered by the student in a folder."""
+    from potstill.infer.cache import open_encoder
+    from potstill.infer.decide import policy
+    from potstill.infer.panel import Panel, read_verdict
+    from potstill.infer.rehearsal import Candidate, geminis_answers, rehearse
+    from potstill.student.familiar import read_known
+    from potstill.student.local import load_student
+
+    files = StudentFiles(folder)
+    verdict = read_verdict(files)
+    if verdict is None:
+        message = f"{folder} holds no student with a verdict"
+        raise InputError(message, hint="give its folder: students/<name>")
+    config = session.config
+    decided = policy(config.infer.decide, verdict.router)
+    quiet_libraries(session)
+    student = load_student(files, config.student)
+    roles = tuple(role.name for role in load_roles(config.infer.roles, config.language)) or student.roles
+    if unknown := sorted(set(roles) - set(student.roles)):
+        message = f"infer.roles: student {student.name!r} was not trained on {', '.join(unknown)}"
+        raise UsageError(message, hint=f"it knows {', '.join(student.roles)}")
+    panel = Panel(student, roles, config.infer.max_new_tokens)
+    reader = open_encoder(config.cache, session.workspace) if decided.familiar else None
+    store = _store(session)
+    geminis = geminis_answers(traces, store.entries()) if store else {}
+    return asyncio.run(rehearse(traces, Candidate(panel, decided, read_known(files.questions), reader), geminis))
 
 
 def _store(session: Session) -> EntryStore | None:

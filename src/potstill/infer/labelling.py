@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from potstill.infer.cache import NEIGHBOURS, AnswerCache, Neighbourhood
 from potstill.infer.store import Entry, Judged
+from potstill.records import Usd
 
 NEAR = 0.6
 """Pairs less alike than this are never served, so their labels teach nothing."""
+
+
+class Labelled(NamedTuple):
+    """The verdicts, how many pairs were wanted, what they cost, and why some got none."""
+
+    judged: list[Judged]
+    pairs: int
+    cost_usd: Usd
+    problem: str | None
 
 
 @dataclass(frozen=True)
@@ -22,23 +33,41 @@ class Unlabelled:
 
 
 def near_pairs(cache: AnswerCache, most: int, now: float) -> list[Unlabelled]:
-    """Near pairs of cached questions in one scope that have no verdict yet, the newest questions first. Blocking."""
-    known = {frozenset((item.question, item.cached)) for item in cache.store.judged()}
+    """Near pairs of cached questions in one scope that have no verdict yet, the newest questions first. Blocking.
+
+    Before others come pairs that have no question in common: each is evidence of its own.
+    """
+    judged = cache.store.judged()
+    known = {frozenset((item.question, item.cached)) for item in judged}
+    used = {text for pair in known for text in pair}
+    apart: list[Unlabelled] = []
+    linked: list[Unlabelled] = []
+    for question, near in _near(cache, now):
+        pair = frozenset((question, near.question))
+        if pair in known:
+            continue
+        known.add(pair)
+        if pair & used:
+            linked.append(Unlabelled(question, near))
+            continue
+        used |= pair
+        apart.append(Unlabelled(question, near))
+        if len(apart) >= most:
+            break
+    return [*apart, *linked][:most]
+
+
+def _near(cache: AnswerCache, now: float) -> Iterator[tuple[str, Entry]]:
+    """Each cached question with the entries near it."""
     encoder = cache.encoder()
-    found: list[Unlabelled] = []
     for entry in reversed(list(cache.store.entries())):
         vector = cache.store.vectors_of(entry.number).get(encoder.id)
         if vector is None:
             continue
         read = Neighbourhood(encoder=encoder.id, vectors={encoder.id: vector})
         for near in cache.near(read, entry.scope, now, NEIGHBOURS + 1).neighbours:
-            pair = frozenset((entry.question, near.entry.question))
-            if near.cosine >= NEAR and entry.number != near.entry.number and pair not in known:
-                known.add(pair)
-                found.append(Unlabelled(entry.question, near.entry))
-        if len(found) >= most:
-            break
-    return found[:most]
+            if near.cosine >= NEAR and entry.number != near.entry.number:
+                yield entry.question, near.entry
 
 
 async def label(

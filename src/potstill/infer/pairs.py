@@ -6,6 +6,7 @@ import csv
 import gzip
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ SPLITS: tuple[Split, ...] = ("fit",) * 4 + ("calibrate",) * 4 + ("heldout",) * 2
 """Ten parts: four to fit a verifier on, four to set the threshold on, two that took part in neither."""
 LABELS = {"1": True, "0": False, "true": True, "false": False}
 COLUMNS = 3
+LARGE = 0.1
+"""Share of all pairs from which such as hang together are taken apart."""
+FEW = 5
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,11 @@ def read_pairs(path: Path) -> tuple[Pair, ...]:
 
 
 def split_pairs(pairs: Sequence[Pair], deal: str = "") -> dict[Split, list[Pair]]:
-    """Deal pairs to splits by content; pairs that share a question, directly or over others, stay together.
+    """Deal pairs to splits by content, so that no question stands in two of them. Another `deal` deals otherwise.
 
-    Another `deal` deals otherwise.
+    Pairs that share a question, directly or over others, stay together. Where so many hang together that they would fill
+    a split by themselves, as pairs of one small cache do, their questions are dealt one by one, and a pair between two
+    splits is left out.
     """
     parents: dict[str, str] = {}
 
@@ -62,10 +68,18 @@ def split_pairs(pairs: Sequence[Pair], deal: str = "") -> dict[Split, list[Pair]
     for pair in pairs:
         one, other = sorted((root(pair.question), root(pair.cached)))
         parents[other] = one
+
+    def split(text: str) -> Split:
+        digest = hashlib.sha256((deal + text).encode("utf-8", "surrogatepass")).digest()
+        return SPLITS[int.from_bytes(digest[:4]) % len(SPLITS)]
+
+    sizes = Counter(root(pair.question) for pair in pairs)
     found: dict[Split, list[Pair]] = {"fit": [], "calibrate": [], "heldout": []}
     for pair in pairs:
-        digest = hashlib.sha256((deal + root(pair.question)).encode("utf-8", "surrogatepass")).digest()
-        found[SPLITS[int.from_bytes(digest[:4]) % len(SPLITS)]].append(pair)
+        if sizes[root(pair.question)] <= max(FEW, LARGE * len(pairs)):
+            found[split(root(pair.question))].append(pair)
+        elif split(pair.question) == split(pair.cached):
+            found[split(pair.question)].append(pair)
     return found
 
 

@@ -70,14 +70,22 @@ def read_traces(path: Path) -> list[Trace]:
 
 
 def replay(traces: Sequence[Trace]) -> list[Outcome]:
-    """As it was, then every cosine threshold with every share of student answers that stand alone."""
-    baseline = sum((trace.baseline_usd for trace in traces), Decimal(0))
+    """As it was, then every cosine threshold with every share of student answers that stand alone.
+
+    As it was, what is known of the student's sure answers is what Gemini said where it was asked at random.
+    """
+    baseline = total(traces)
     outcomes = [_as_it_was(traces, baseline)]
     sure = sorted((trace.mean_logprob for trace in traces if trace.mean_logprob is not None), reverse=True)
     bounds = {share: _bound(sure, share) for share in (SHARES if sure else SHARES[:1])}
     for cosine in COSINES:
         outcomes += [_rule(traces, baseline, cosine, share, bound) for share, bound in bounds.items()]
     return outcomes
+
+
+def total(traces: Iterable[Trace]) -> Decimal:
+    """What Gemini alone would have cost for all of them."""
+    return sum((trace.baseline_usd for trace in traces), Decimal(0))
 
 
 def _bound(sure: Sequence[float], share: float) -> float:
@@ -110,7 +118,8 @@ def _as_it_was(traces: Sequence[Trace], baseline: Decimal) -> Outcome:
     hits = sum(trace.route in ("exact", "semantic") for trace in traces)
     students = sum(trace.route == "student" for trace in traces)
     cost = sum((trace.cost_usd for trace in traces), Decimal(0))
-    return _outcome("as it was", (hits, students, len(traces) - hits - students), cost, baseline, [])
+    looked_at = [item.student_agreement for item in traces if item.escalated and item.student_agreement is not None]
+    return _outcome("as it was", (hits, students, len(traces) - hits - students), cost, baseline, looked_at)
 
 
 def _outcome(

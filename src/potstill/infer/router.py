@@ -19,13 +19,12 @@ from potstill.infer.cache import AnswerCache, open_cache
 from potstill.infer.decide import Nearness, Policy
 from potstill.infer.gate import cacheability
 from potstill.infer.key import exact_key
-from potstill.infer.labelling import label
+from potstill.infer.labelling import Labelled, label
 from potstill.infer.nearness import Taught
 from potstill.infer.panel import Panel
 from potstill.infer.private import HIDDEN, hashed, secret_in
 from potstill.infer.semantic import CacheLayers
 from potstill.infer.settings import Settings, make_settings
-from potstill.infer.store import Judged
 from potstill.infer.watching import Watch
 from potstill.infer.work import Outcome, RouterAnswer, Work
 from potstill.pricing.tokens import estimate_tokens
@@ -102,24 +101,27 @@ class Router:
         _append(self._traces / f"{work.at:%Y-%m-%d}.jsonl", answer.trace.to_line())
         return answer
 
-    async def label(self, most: int) -> tuple[list[Judged], int, Usd]:
-        """Have Gemini judge up to `most` near pairs of cached questions; the verdicts, which are kept, how many were wanted, and their cost.
+    async def label(self, most: int) -> Labelled:
+        """Have Gemini judge up to `most` near pairs of cached questions, and keep the verdicts.
 
         A pair that Gemini cannot be asked about (outage, budget, quota) is left out. Raises KeyRefusedError without a key.
         """
         await self._asking.ready()
         pairs = self._layers.unlabelled(most)
         spent: list[Usd] = []
+        problems: list[str] = []
 
         async def fits(question: str, answer: str) -> bool | None:
             work = self._begin(question, self._settings.config.cache.namespace, ())
             verdict = await self._asking.fits(work, answer)
             spent.append(work.spent)
+            if verdict is None:
+                problems.extend([*work.notes[-1:], "an unreadable verdict"][:1])
             return verdict
 
         judged = await label(pairs, fits, self._settings.config.teacher.max_concurrency)
         self._layers.keep_verdicts(judged)
-        return judged, len(pairs), sum(spent, Decimal(0))
+        return Labelled(judged, len(pairs), sum(spent, Decimal(0)), problems[0] if problems else None)
 
     def _nearness(self, settings: Settings) -> Callable[[Work], Awaitable[Nearness]] | None:
         familiar = settings.policy.familiar
