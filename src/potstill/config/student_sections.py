@@ -172,6 +172,10 @@ class CacheConfig(Section):
         lt=1,
         description="Share of semantic hits that may be wrong; --calibrate keeps it with 95 % confidence.",
     )
+    cross_encoder: str | None = Field(
+        None,
+        description="CrossEncoder of sentence-transformers (name or folder) that --calibrate tries as well; null: none.",
+    )
     shadow: bool = Field(
         False, description="Serve no semantic hit, but judge what would have been served, for --calibrate."
     )

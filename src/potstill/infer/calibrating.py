@@ -14,6 +14,7 @@ from potstill.config import CacheConfig
 from potstill.errors import InputError, MachineError
 from potstill.infer.cache import entries_file, open_encoder
 from potstill.infer.calibration import Calibration, Circumstances, Point, calibrate
+from potstill.infer.cross import CrossScorer
 from potstill.infer.encoder import Encoder
 from potstill.infer.pairs import Pair
 from potstill.infer.store import EntryStore
@@ -72,15 +73,28 @@ def run_calibration(
         )
         raise InputError(message, hint="choose a cache.encoder for their language")
     vectors = _encoded(encoder, readable, on_progress)
-    about = Circumstances(encoder.id, source, config.max_wrong_rate, _entries(config, workspace), datetime.now(UTC))
-    found = calibrate(readable, lambda chosen: [_cosine(vectors, pair) for pair in chosen], about)
+    cross = CrossScorer(config.cross_encoder) if config.cross_encoder else None
+    about = Circumstances(
+        encoder.id,
+        source,
+        config.max_wrong_rate,
+        _entries(config, workspace),
+        datetime.now(UTC),
+        cross_encoder=cross.id if cross else None,
+    )
+    found = calibrate(
+        readable,
+        lambda chosen: [_cosine(vectors, pair) for pair in chosen],
+        about,
+        (lambda chosen: cross.score([(pair.question, pair.cached) for pair in chosen])) if cross else None,
+    )
     write_atomic(files.json, found.model_dump_json(indent=1) + "\n")
     write_atomic(files.png, drawing(found))
     return found
 
 
 def drawing(calibration: Calibration) -> bytes:
-    """Wrong share and its bound against the share served, for both signals, as PNG."""
+    """Wrong share and its bound against the share served, for each signal, as PNG."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -88,7 +102,7 @@ def drawing(calibration: Calibration) -> bytes:
         raise MachineError(message, hint="pip install 'potstill[local]'") from error
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    for signal, colour in (("cosine", "tab:orange"), ("verifier", "tab:blue")):
+    for signal, colour in (("cosine", "tab:orange"), ("verifier", "tab:blue"), ("cross_encoder", "tab:green")):
         points = sorted((found for found in calibration.curve if found.signal == signal and found.served), key=_served)
         if points:
             shares = [100 * point.hit_rate for point in points]

@@ -24,11 +24,11 @@ LEVEL = 0.05
 """One minus the confidence of the bound."""
 COSINES = (0.80, 0.82, 0.84, 0.85, 0.86, 0.88, 0.90, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98)
 SERVED_SHARES = (0.4, 0.3, 0.25, 0.2, 0.16, 0.13, 0.1, 0.08, 0.06, 0.045, 0.03, 0.02, 0.01)
-"""The verifier's thresholds are its scores above which these shares of the fitted pairs lie."""
+"""A model's thresholds are its scores above which these shares of the fitted pairs lie."""
 FIXED = (0.85, 0.9, 0.95)
 BISECTIONS = 50
 
-Signal = Literal["cosine", "verifier"]
+Signal = Literal["cosine", "verifier", "cross_encoder"]
 
 
 class Point(Record):
@@ -77,6 +77,7 @@ class Calibration(Record):
     curve: tuple[Point, ...]
     held_out: tuple[HeldOut, ...]
     verifier: Verifier | None
+    cross_encoder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,11 @@ class Scored:
     cosine: float
     probability: float | None
     vetoed: bool
+    crossed: float | None = None
 
     def value(self, signal: Signal) -> float:
-        """The signal's value; minus infinity where the guard speaks against the pair or there is no verifier."""
-        found = self.cosine if signal == "cosine" else self.probability
+        """The signal's value; minus infinity where the guard speaks against the pair or there is no such signal."""
+        found = {"cosine": self.cosine, "verifier": self.probability, "cross_encoder": self.crossed}[signal]
         return -math.inf if self.vetoed or found is None else found
 
 
@@ -104,18 +106,28 @@ class Circumstances:
     entries: int
     now: datetime
     deal: str = ""
+    cross_encoder: str | None = None
+
+
+ScoresOf = Callable[[Sequence[Pair]], list[float]]
+"""A number for each pair."""
 
 
 def calibrate(
-    pairs: Sequence[Pair], cosine_of: Callable[[Sequence[Pair]], list[float]], about: Circumstances
+    pairs: Sequence[Pair], cosine_of: ScoresOf, about: Circumstances, cross_of: ScoresOf | None = None
 ) -> Calibration:
-    """Fit a verifier, choose signal and threshold, and measure the choice on held-out pairs."""
+    """Fit a verifier, choose signal and threshold, and measure the choice on held-out pairs.
+
+    With `cross_of`, a cross-encoder's scores, its thresholds are tried as well, and the bound is shared with them.
+    """
     splits = split_pairs(pairs, about.deal)
     cosines = {name: cosine_of(found) for name, found in splits.items()}
     verifier = fit_verifier(splits["fit"], cosines["fit"])
-    fitted, tested, held = (_scored(splits[name], cosines[name], verifier) for name in splits)
+    crossed = {name: cross_of(found) if cross_of else None for name, found in splits.items()}
+    fitted, tested, held = (_scored(splits[name], cosines[name], verifier, crossed[name]) for name in splits)
     grid: list[tuple[Signal, float]] = [("cosine", value) for value in COSINES]
-    grid += [("verifier", value) for value in _verifier_thresholds(fitted)]
+    grid += [("verifier", value) for value in _thresholds([item.probability for item in fitted])]
+    grid += [("cross_encoder", value) for value in _thresholds([item.crossed for item in fitted])]
     curve = tuple(_point(tested, signal, threshold, LEVEL / len(grid)) for signal, threshold in grid)
     best = choose(curve, about.max_wrong_rate)
     return Calibration(
@@ -134,6 +146,7 @@ def calibrate(
         curve=curve,
         held_out=_compared(held, best),
         verifier=verifier,
+        cross_encoder=about.cross_encoder,
     )
 
 
@@ -172,20 +185,25 @@ def _at_most(wrong: int, served: int, rate: float) -> float:
     return min(1.0, total)
 
 
-def _scored(pairs: Sequence[Pair], cosines: Sequence[float], verifier: Verifier | None) -> list[Scored]:
+def _scored(
+    pairs: Sequence[Pair], cosines: Sequence[float], verifier: Verifier | None, crossed: Sequence[float] | None
+) -> list[Scored]:
+    crosses: Sequence[float | None] = crossed or [None] * len(pairs)
     return [
         Scored(
             pair,
             cosine,
             verifier.score(pair.question, pair.cached, cosine) if verifier else None,
             veto(pair.question, pair.cached) is not None,
+            cross,
         )
-        for pair, cosine in zip(pairs, cosines, strict=True)
+        for pair, cosine, cross in zip(pairs, cosines, crosses, strict=True)
     ]
 
 
-def _verifier_thresholds(fitted: Sequence[Scored]) -> list[float]:
-    values = sorted((item.probability for item in fitted if item.probability is not None), reverse=True)
+def _thresholds(scores: Sequence[float | None]) -> list[float]:
+    """The scores above which certain shares of the fitted pairs lie."""
+    values = sorted((score for score in scores if score is not None), reverse=True)
     return sorted({round(values[int(share * len(values))], 6) for share in SERVED_SHARES}) if values else []
 
 

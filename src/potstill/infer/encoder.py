@@ -86,7 +86,7 @@ def load_encoder(name: str, graphs: Path) -> Encoder:
     from potstill.infer.onnx_encoder import OnnxEncoder, UnsupportedModelError
     from potstill.infer.sentence import SentenceEncoder
 
-    folder = model_folder(name) or _downloaded(name)
+    folder = model_files(name)
     if not any((folder / file).is_file() for file in ("modules.json", "config.json")):
         message = f"encoder {name!r} cannot be loaded: {folder} holds no model"
         raise MachineError(message, hint="it has neither modules.json nor config.json; see cache.encoder")
@@ -116,6 +116,11 @@ def model_folder(name: str) -> Path | None:
         return None
     folder = Path(found.origin).parent / "model"
     return folder if folder.is_dir() else None
+
+
+def model_files(name: str) -> Path:
+    """Where a model lies: a folder, inside an installed package, or fetched from the hub. Raises MachineError."""
+    return model_folder(name) or _downloaded(name)
 
 
 def _downloaded(name: str) -> Path:

@@ -26,20 +26,24 @@ AUDITED = ("audit", "shadow")
 class Rule:
     """Serve a cached answer from this score on; `says` is what an asker is told about it.
 
-    `verifier` gives the score; None: the score is the cosine.
+    `verifier` gives the score; None: the score is the cosine. With `cross_encoder`, the id of one, each candidate
+    brings the score that it gave.
     """
 
     threshold: float
     says: str
     verifier: Verifier | None = None
+    cross_encoder: str | None = None
 
     @property
     def signal(self) -> str:
         """What the score is."""
-        return "cosine" if self.verifier is None else "verifier"
+        return "cross-encoder" if self.cross_encoder else "cosine" if self.verifier is None else "verifier"
 
-    def score(self, question: str, cached: str, cosine: float) -> float:
+    def score(self, question: str, cached: str, cosine: float, crossed: float = 0.0) -> float:
         """How near the cached question is; higher is nearer."""
+        if self.cross_encoder is not None:
+            return crossed
         return cosine if self.verifier is None else self.verifier.score(question, cached, cosine)
 
 
@@ -52,11 +56,12 @@ class Off:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A cached question beside the asked one; a score up to `floor` was wrong before."""
+    """A cached question beside the asked one; a score up to `floor` was wrong before. `crossed`: a cross-encoder's score."""
 
     question: str
     cosine: float
     floor: float = 0.0
+    crossed: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,8 @@ def semantic_rule(
     verifier = calibration.verifier if calibration.signal == "verifier" else None
     if verifier is not None and not verifier.current:
         return Rule(SAFE_COSINE, "calibrated by another version of potstill: calibrate anew")
+    if calibration.signal == "cross_encoder" and cache.cross_encoder is None:
+        return Rule(SAFE_COSINE, f"calibrated with cache.cross_encoder {calibration.cross_encoder}, which is not set")
     return _calibrated(cache.max_wrong_rate, calibration, judged, entries)
 
 
@@ -109,7 +116,8 @@ def _calibrated(max_wrong_rate: float, calibration: Calibration, judged: Sequenc
     if entries > GROWN * max(SMALL, calibration.entries):
         says += f" with {calibration.entries} entries, now {entries}: calibrate anew"
     verifier = calibration.verifier if calibration.signal == "verifier" else None
-    return Rule(calibration.threshold, says, verifier)
+    cross_encoder = calibration.cross_encoder if calibration.signal == "cross_encoder" else None
+    return Rule(calibration.threshold, says, verifier, cross_encoder)
 
 
 def judge_neighbours(question: str, neighbours: Sequence[Candidate], rule: Rule) -> Hit | Miss:
@@ -117,7 +125,7 @@ def judge_neighbours(question: str, neighbours: Sequence[Candidate], rule: Rule)
     nearest: tuple[int, float] | None = None
     reasons = []
     for place, found in enumerate(neighbours):
-        score = rule.score(question, found.question, found.cosine)
+        score = rule.score(question, found.question, found.cosine, found.crossed)
         against = veto(question, found.question)
         if nearest is None and against is None:
             nearest = (place, score)

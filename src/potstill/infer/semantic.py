@@ -5,22 +5,26 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from potstill.config import CacheConfig
-from potstill.errors import PotstillError
+from potstill.errors import MachineError, PotstillError
 from potstill.infer.agreement import agreement, drawn
 from potstill.infer.cache import AnswerCache, Neighbour, Neighbourhood
 from potstill.infer.calibration import Calibration
 from potstill.infer.claims import LOOK_S, RENEW_S
+from potstill.infer.cross import CrossScorer
 from potstill.infer.key import Scope
 from potstill.infer.labelling import Unlabelled, near_pairs
 from potstill.infer.private import hashed
 from potstill.infer.rule import Candidate, Hit, Off, Rule, judge_neighbours, semantic_rule
 from potstill.infer.store import Entry, Fresh, Judged
 from potstill.infer.work import Outcome, Work
+
+T = TypeVar("T")
 
 RULE_S = 60.0
 """Seconds for which the rule in force is not looked at anew."""
@@ -37,7 +41,8 @@ class CacheLayers:
         self._calibration = calibration
         self._fits = fits
         self._encoding = asyncio.Lock()
-        self._readings: set[asyncio.Task[Neighbourhood]] = set()
+        self._cross: CrossScorer | None = None
+        self._readings: set[asyncio.Task[Any]] = set()
         self._rules: dict[str, tuple[Rule | Off, float]] = {}
 
     def follow(self, calibration: Calibration | None) -> None:
@@ -161,19 +166,22 @@ class CacheLayers:
 
     async def _read(self, work: Work, text: str) -> Neighbourhood | None:
         """A text's vector; None after the deadline, or where the encoder cannot be had."""
-        work.unread = True
-        task = asyncio.create_task(self._encoded(text))
+        found = await self._in_time(work, self._encoded(text), "vector")
+        work.unread = found is None
+        return found
+
+    async def _in_time(self, work: Work, reading: Coroutine[Any, Any, T], what: str) -> T | None:
+        """What a model says; None after the deadline, or where it fails."""
+        task = asyncio.create_task(reading)
         self._readings.add(task)
         task.add_done_callback(self._readings.discard)
         done, _ = await asyncio.wait([task], timeout=self._config.deadline_s)
         if not done:
             task.add_done_callback(_forgotten)
-            work.notes.append(f"semantic cache passed by: no vector within {self._config.deadline_s:g} s")
+            work.notes.append(f"semantic cache passed by: no {what} within {self._config.deadline_s:g} s")
             return None
         with _passing_by(work):
-            found = task.result()
-            work.unread = False
-            return found
+            return task.result()
         return None
 
     async def _encoded(self, question: str) -> Neighbourhood:
@@ -186,6 +194,8 @@ class CacheLayers:
             work.notes.append(f"semantic cache off: {rule.reason}")
             return None
         candidates = [Candidate(item.entry.question, item.cosine, item.entry.floor) for item in neighbours]
+        if rule.cross_encoder is not None and candidates:
+            candidates = await self._crossed(work, candidates, rule.cross_encoder)
         found = judge_neighbours(work.question, candidates, rule)
         work.score = found.score
         work.near = None if found.place is None else neighbours[found.place]
@@ -200,6 +210,24 @@ class CacheLayers:
             return None
         entry = work.near.entry
         return self._served(work, entry, Outcome(entry.answer, "semantic", found.reason, cosine=work.near.cosine))
+
+    async def _crossed(self, work: Work, candidates: Sequence[Candidate], calibrated: str) -> list[Candidate]:
+        """The candidates with the cross-encoder's scores; none of them where it fails or is too slow."""
+
+        def score() -> list[float]:
+            if self._cross is None:
+                self._cross = CrossScorer(self._config.cross_encoder or "")
+            if self._cross.id != calibrated:
+                message = f"cache.cross_encoder is {self._cross.id}, calibrated was {calibrated}"
+                raise MachineError(message)
+            return self._cross.score([(work.question, found.question) for found in candidates])
+
+        async def scored() -> list[float]:
+            async with self._encoding:
+                return await asyncio.to_thread(score)
+
+        found = await self._in_time(work, scored(), "word of the cross-encoder") or []
+        return [replace(one, crossed=value) for one, value in zip(candidates, found, strict=False)]
 
     async def _audit(self, work: Work, near: Neighbour) -> bool:
         fits = await self._fits(work, near.entry.answer)
@@ -235,7 +263,7 @@ class CacheLayers:
         return known[0]
 
 
-def _forgotten(task: asyncio.Task[Neighbourhood]) -> None:
+def _forgotten(task: asyncio.Task[Any]) -> None:
     """Look at the error of a reading that nobody waits for any more, so that asyncio does not complain of it."""
     if not task.cancelled():
         task.exception()

