@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tests.contract.test_serve_openai import KEY, QUESTION, Running
 from potstill.config import ServeLimits
 
 LIMITS = ServeLimits(max_batch=4, max_queue=64, max_new_tokens=64, max_body_bytes=20_000, body_timeout_s=5)
+IDLE = 1000
 HEADERS = {"Authorization": f"Bearer {KEY}"}
 
 
@@ -69,9 +71,11 @@ def test_description_names_models_and_parameters(server: Running) -> None:
 
 
 def test_idle_connections_and_slow_bodies_stall_nobody(server: Running) -> None:
-    """With 300 connections that say nothing and one whose body never ends, others are answered; the slow one gets 408."""
+    """With 1,000 connections that say nothing and one whose body never ends, others are answered; the slow one gets 408."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, max(now, 3 * IDLE)), most))  # both ends are in this process
     port = int(server.url.rpartition(":")[2])
-    idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(300)]
+    idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(IDLE)]
     slow = socket.create_connection(("127.0.0.1", port))
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n"
     slow.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 50\r\n\r\n{{".encode())

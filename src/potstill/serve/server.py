@@ -48,7 +48,7 @@ def raise_file_limit() -> None:
 
 
 async def run(app: Any, serve: ServeConfig, listener: socket.socket, on_ready: Callable[[], None]) -> bool:
-    """Serve until SIGTERM or SIGINT, then drain. True where it was SIGINT."""
+    """Serve until SIGTERM or SIGINT, then drain. True where it was SIGINT; raises MachineError where it cannot start."""
     import uvicorn
 
     raise_file_limit()
@@ -81,5 +81,9 @@ async def run(app: Any, serve: ServeConfig, listener: socket.socket, on_ready: C
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
-    await server.serve([listener])
+    try:
+        await server.serve([listener])
+    except SystemExit as error:  # with 3, which means a missing key here
+        message = "the server could not start"
+        raise MachineError(message, hint="the log above says why") from error
     return interrupted

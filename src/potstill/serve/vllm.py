@@ -8,6 +8,7 @@ from pathlib import Path
 
 from potstill.config import ServeConfig, StudentConfig
 from potstill.student.manifest import StudentManifest
+from potstill.student.template import DATE
 from potstill.workspace import StudentFiles
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -43,10 +44,11 @@ def vllm_command(
 ) -> list[str]:
     """`vllm serve` with one model a role. `rank` is the largest of the adapters', `context` the base's own, if known.
 
-    vLLM adds no system prompt of its own: a request must bring its role's, as it stands in the student's manifest.
+    vLLM adds no system prompt of its own: a request must bring its role's, as it stands in the student's manifest. The
+    date is the one that the student was trained with; sampling defaults are vLLM's, stop tokens still the base's.
     """
     length = serve.limits.max_prompt_tokens + serve.limits.max_new_tokens
-    modules = [json.dumps({"name": role, "path": str(folder)}) for role, folder in folders.items()]
+    modules = [json.dumps({"name": role, "path": str(folder.resolve())}) for role, folder in folders.items()]
     command = [
         "vllm", "serve", base,
         "--host", serve.host,
@@ -58,6 +60,7 @@ def vllm_command(
         "--max-num-seqs", str(serve.limits.max_batch),
         "--max-model-len", str(length if context is None else min(length, context)),
         "--generation-config", "vllm",
+        "--default-chat-template-kwargs", json.dumps({"date_string": DATE}),
         "--dtype", student.dtype,
     ]  # fmt: skip
     if student.revision is not None:
