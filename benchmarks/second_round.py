@@ -1,0 +1,216 @@
+"""What a second round near the failures brings, beside as many new prompts from anywhere, on questions never seen.
+
+    python benchmarks/second_round.py
+
+The emulator knows twenty topics and answers with the topic's name. The first round has many questions of ten topics and few
+of the others. Then its prompts grow by equally many: like those that the student failed at (`--from-failures`), or like any
+of the pool (`grow`, self-instruct). Base: a small Llama shape with random weights, adapters of full rank, equally many
+steps in all three students. Scored on questions that neither the student nor the teacher, when it wrote new ones, ever saw.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+SEEDS = (0, 1, 2, 3, 4)
+TOPICS, COMMON, RARE, FRESH = 8, 18, 4, 6
+"""Questions of a well covered topic and of a neglected one in the first round, and of each that nobody sees."""
+PUNCTUATION = "?.,'\u2019-"
+TARGET, STEPS, BATCH = 40, 200, 8
+ARMS: dict[str, dict[str, Any]] = {
+    "first round": {},
+    "as many from anywhere": {"grow": {"target": TARGET, "method": "self-instruct"}},
+    "near the failures": {"failures": {"target": TARGET}},
+}
+
+
+def faq(folder: Path, seed: int) -> tuple[dict[str, list[str]], dict[str, list[str]], set[str]]:
+    """Write the teacher's FAQ and the first prompts; gives the fresh questions and all, by topic, and the rare topics."""
+    from potstill.workspace import shipped
+
+    draw = random.Random(seed)
+    items = yaml.safe_load((shipped("prompts") / "faq" / "hardware.en.yaml").read_text("utf-8"))["items"]
+    questions = {item["id"].replace("-", ""): draw.sample(item["questions"], len(item["questions"])) for item in items}
+    questions = {topic: questions[topic] for topic in sorted(draw.sample(list(questions), TOPICS))}
+    topics = list(questions)
+    rare = set(draw.sample(topics, len(topics) // 2))
+    known = {topic: texts[FRESH:] for topic, texts in questions.items()}
+    entries = [{"id": topic, "questions": texts, "answers": {"default": topic}} for topic, texts in known.items()]
+    (folder / "faq.yaml").write_text(yaml.safe_dump({"language": "en", "personas": {}, "items": entries}), "utf-8")
+    first = [text for topic in topics for text in known[topic][: RARE if topic in rare else COMMON]]
+    draw.shuffle(first)
+    (folder / "first.txt").write_text("\n".join(first) + "\n", "utf-8")
+    (folder / "role.yaml").write_text("name: clerk\ndescription: {en: names topics}\nsystem: {en: topic}\n", "utf-8")
+    return {topic: texts[:FRESH] for topic, texts in questions.items()}, questions, rare
+
+
+def save_base(folder: Path, questions: dict[str, list[str]], seed: int) -> Path:
+    """A Llama shape with random weights and a tokenizer of whole words."""
+    import torch
+    from tests.tiny import CONTROL, TEMPLATE
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    words = {word for texts in questions.values() for text in texts for word in _words(text)}
+    vocabulary = dict.fromkeys([*CONTROL, "<unk>", "system", "user", "assistant", "topic", *questions, *sorted(words)])
+    raw = Tokenizer(models.WordLevel({word: place for place, word in enumerate(vocabulary)}, unk_token="<unk>"))
+    raw.normalizer = normalizers.Sequence(
+        [normalizers.Lowercase(), normalizers.Replace(Regex(f"[{PUNCTUATION}]"), " ")]
+    )
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        bos_token=CONTROL[0],
+        eos_token="<|eot_id|>",
+        pad_token="<|pad|>",
+        unk_token="<unk>",
+        extra_special_tokens=CONTROL[1:3],
+    )
+    tokenizer.chat_template = TEMPLATE
+    torch.manual_seed(seed)
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ids = {"bos_token_id": 0, "eos_token_id": 3, "pad_token_id": 4}
+    config = LlamaConfig(vocab_size=len(tokenizer), initializer_range=0.1, tie_word_embeddings=True, **shape, **ids)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _words(text: str) -> list[str]:
+    return "".join(" " if letter in PUNCTUATION else letter for letter in text.lower()).split()
+
+
+def settings(folder: Path, url: str, seed: int, arm: dict[str, Any]) -> Any:
+    """The config of one arm."""
+    from potstill.config import Config
+
+    return Config.model_validate(
+        {
+            "workspace": str(folder / "w"),
+            "teacher": {"base_url": url, "rpm": None},
+            "generate": {
+                "prompts": [str(folder / "first.txt")],
+                "roles": [str(folder / "role.yaml")],
+                "splits": {"validation": 0, "test": 0.3, "seed": seed},
+                **arm,
+            },
+            "student": {"base": str(folder / "base"), "device": "cpu"},
+            "distill": {
+                "lora": {"r": 64, "alpha": 64, "target_modules": "all-linear"},
+                "batch_size": BATCH,
+                "learning_rate": 0.003,
+                "checkpoint_steps": 100_000,
+                "max_new_tokens": 4,
+                "seed": seed,
+            },
+        }
+    )
+
+
+def one_round(config: Any) -> tuple[int, Decimal]:
+    """Generate and distill; gives the training samples and what the ledger has paid."""
+    from pydantic import SecretStr
+
+    from potstill.config import Secrets, with_values
+    from potstill.distill.run import distill
+    from potstill.generate.run import Terms, generate
+    from potstill.infer.encoder import load_encoder
+    from potstill.ledger import LedgerView
+    from potstill.workspace import Workspace
+
+    workspace = Workspace(Path(config.workspace))
+
+    def encode(texts: Any) -> Any:
+        return load_encoder(config.cache.encoder, workspace.encoders).encode(texts)
+
+    async def run() -> Any:
+        terms = Terms(lambda _: None, asyncio.Event(), encode=encode)
+        return await generate(config, Secrets(teacher_key=SecretStr("a-key-for-the-emulator")), workspace, terms)
+
+    outcome = asyncio.run(run())
+    assert outcome.stopped is None, outcome.stopped
+    count = outcome.manifest.samples["train"]
+    distill(with_values(config, distill={"epochs": STEPS * BATCH / count}), workspace, lambda _: None, lambda _: None)
+    with LedgerView(workspace.ledger) as view:
+        return count, view.committed()
+
+
+def score(config: Any, fresh: dict[str, list[str]]) -> dict[str, float]:
+    """Share of the fresh questions of each topic that the student names."""
+    from potstill.records import Message
+    from potstill.student.answers import StudentQuery
+    from potstill.student.local import load_student
+    from potstill.workspace import Workspace
+
+    files = Workspace(Path(config.workspace)).student(config.distill.name)
+    student = load_student(files, config.student)
+    found = {}
+    for topic, texts in fresh.items():
+        chats = [(Message(role="system", content="topic"), Message(role="user", content=text)) for text in texts]
+        asked = [StudentQuery(role="clerk", messages=chat, max_new_tokens=4) for chat in chats]
+        found[topic] = statistics.mean(answer.text.strip() == topic for answer in student.answer(asked))
+    return found
+
+
+def compare(seed: int) -> dict[str, tuple[float, float, int, Decimal]]:
+    """Right answers on neglected and on other topics, training samples and dollars, by arm."""
+    from potstill.teacher.emulator import EmulatorSettings, running
+
+    found = {}
+    with tempfile.TemporaryDirectory() as name:
+        first = Path(name) / "first"
+        first.mkdir()
+        fresh, questions, rare = faq(first, seed)
+        save_base(first / "base", questions, seed)
+        with running(EmulatorSettings(faq=str(first / "faq.yaml"), latency_s=0.0)) as emulator:
+            for arm, values in ARMS.items():
+                folder = first if not values else Path(name) / arm.replace(" ", "-")
+                if values:
+                    shutil.copytree(first, folder)
+                failures = {"file": str(first / "w" / "students" / "student"), **values.get("failures", {})}
+                changed = {**values, "failures": failures} if "failures" in values else values
+                config = settings(folder, emulator.url, seed, changed)
+                count, usd = one_round(config)
+                right = score(config, fresh)
+                shares = [
+                    statistics.mean(share for topic, share in right.items() if (topic in rare) is is_rare)
+                    for is_rare in (True, False)
+                ]
+                found[arm] = (shares[0], shares[1], count, usd)
+    return found
+
+
+def main() -> None:
+    """Print a table: means over seeds, and each seed's overall share of right answers."""
+    started = time.process_time()
+    runs = [compare(seed) for seed in SEEDS]
+    print("| | neglected topics | other topics | all, by seed | all, mean | training samples | dollars |")
+    print("|---|---|---|---|---|---|---|")
+    for arm in ARMS:
+        rare, common, counts, dollars = zip(*(run[arm] for run in runs), strict=True)
+        every = [(left + right) / 2 for left, right in zip(rare, common, strict=True)]
+        means = [f"{statistics.mean(shares):.1%}" for shares in (rare, common)]
+        seeds = ", ".join(f"{share:.1%}" for share in every)
+        samples, usd = statistics.mean(counts), statistics.mean(map(float, dollars))
+        print(f"| {arm} | {' | '.join(means)} | {seeds} | {statistics.mean(every):.1%} | {samples:.0f} | {usd:.4f} |")
+    print(f"\n{time.process_time() - started:.0f} CPU seconds")
+
+
+if __name__ == "__main__":
+    main()
