@@ -28,15 +28,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
-SEEDS = (0, 1, 2, 3, 4)
+SEEDS = tuple(range(8))
 TOPICS, COMMON, RARE, FRESH = 8, 18, 4, 6
 """Questions of a well covered topic and of a neglected one in the first round, and of each that nobody sees."""
 PUNCTUATION = "?.,'\u2019-"
 TARGET, STEPS, BATCH = 40, 200, 8
 ARMS: dict[str, dict[str, Any]] = {
     "first round": {},
-    "as many from anywhere": {"grow": {"target": TARGET, "method": "self-instruct"}},
     "near the failures": {"failures": {"target": TARGET}},
+    "as many from anywhere": {"grow": {"target": TARGET, "method": "self-instruct"}},
 }
 
 
@@ -123,8 +123,8 @@ def settings(folder: Path, url: str, seed: int, arm: dict[str, Any]) -> Any:
     )
 
 
-def one_round(config: Any) -> tuple[int, Decimal]:
-    """Generate and distill; gives the training samples and what the ledger has paid."""
+def one_round(config: Any) -> tuple[int, int, Decimal]:
+    """Generate and distill; gives the prompts near failures, the training samples and what the ledger has paid."""
     from pydantic import SecretStr
 
     from potstill.config import Secrets, with_values
@@ -148,7 +148,7 @@ def one_round(config: Any) -> tuple[int, Decimal]:
     count = outcome.manifest.samples["train"]
     distill(with_values(config, distill={"epochs": STEPS * BATCH / count}), workspace, lambda _: None, lambda _: None)
     with LedgerView(workspace.ledger) as view:
-        return count, view.committed()
+        return outcome.second_round.grown if outcome.second_round else 0, count, view.committed()
 
 
 def score(config: Any, fresh: dict[str, list[str]]) -> dict[str, float]:
@@ -172,7 +172,7 @@ def compare(seed: int) -> dict[str, tuple[float, float, int, Decimal]]:
     """Right answers on neglected and on other topics, training samples and dollars, by arm."""
     from potstill.teacher.emulator import EmulatorSettings, running
 
-    found = {}
+    found, grown = {}, 0
     with tempfile.TemporaryDirectory() as name:
         first = Path(name) / "first"
         first.mkdir()
@@ -185,8 +185,11 @@ def compare(seed: int) -> dict[str, tuple[float, float, int, Decimal]]:
                     shutil.copytree(first, folder)
                 failures = {"file": str(first / "w" / "students" / "student"), **values.get("failures", {})}
                 changed = {**values, "failures": failures} if "failures" in values else values
+                if "grow" in values:
+                    changed = {"grow": {**values["grow"], "target": grown}}
                 config = settings(folder, emulator.url, seed, changed)
-                count, usd = one_round(config)
+                near, count, usd = one_round(config)
+                grown = near or grown
                 right = score(config, fresh)
                 shares = [
                     statistics.mean(share for topic, share in right.items() if (topic in rare) is is_rare)
