@@ -2,10 +2,10 @@
 
     python benchmarks/second_round.py
 
-The emulator knows twenty topics and answers with the topic's name. The first round has many questions of ten topics and few
-of the others. Then its prompts grow by equally many: like those that the student failed at (`--from-failures`), or like any
-of the pool (`grow`, self-instruct). Base: a small Llama shape with random weights, adapters of full rank, equally many
-steps in all three students. Scored on questions that neither the student nor the teacher, when it wrote new ones, ever saw.
+The emulator knows eight topics of the hardware FAQ and answers with the topic's name. The first round has many questions of
+four of them and few of the others. Then its prompts grow: like those that the student failed at (`--from-failures`), or by
+the same number like any of the pool (`grow`, self-instruct). Base: a small Llama shape with random weights, adapters of full
+rank, equally many steps in all three students. Scored on questions that neither the student ever saw nor the teacher gives.
 """
 
 from __future__ import annotations
