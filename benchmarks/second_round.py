@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
-SEEDS = tuple(range(8))
+SEEDS = tuple(range(5))
 TOPICS, COMMON, RARE, FRESH = 8, 18, 4, 6
 """Questions of a well covered topic and of a neglected one in the first round, and of each that nobody sees."""
 PUNCTUATION = "?.,'\u2019-"
