@@ -93,6 +93,8 @@ def test_grown_judged_chats_cost_nothing_again(potstill: Run, tmp_path: Path, te
     offline = potstill(*command, "--offline")
     assert offline.returncode == 0, offline.stderr
     assert (tmp_path / "workspace" / "dataset" / "train.jsonl").read_bytes() == before
+    plan = json.loads(potstill(*command, "--plan").stdout)
+    assert (plan["requests"], plan["steps"], float(plan["total"]["worst_usd"])) == (0, [], 0)
 
 
 @pytest.mark.usefixtures("questions")

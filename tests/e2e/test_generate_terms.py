@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,33 @@ def test_a_plan_above_the_budget_is_4(potstill: Run) -> None:
     document = json.loads(result.stdout)
     assert (document["over_budget"], document["left_usd"], document["exit_code"]) == (True, "0.001", 4)
     assert potstill("generate", *FLAGS, "--plan", "--max-cost", "1").returncode == 0
+
+
+def test_the_paid_steps_around_the_cells_count_in_a_plan(potstill: Run) -> None:
+    """A budget that the answers alone would keep is passed with the marks; each step stands apart, the total in all."""
+    judged = ("--set", "generate.judge.enabled=true", "--plan", "--json")
+    plain = json.loads(potstill("generate", *FLAGS, "--plan", "--json").stdout)
+    most = str(Decimal(plain["total"]["likely_usd"]) + Decimal("0.0001"))
+    assert potstill("generate", *FLAGS, "--plan", "--max-cost", most).returncode == 0
+    result = potstill("generate", *FLAGS, *judged, "--max-cost", most)
+    document = json.loads(result.stdout)
+    assert (result.returncode, document["over_budget"]) == (4, True)
+    (marks,) = document["steps"]
+    assert (marks["step"], marks["requests"]) == ("judge", 40)
+    for name in ("expected_usd", "worst_usd"):
+        parts = Decimal(document["services"]["standard"][name]) + Decimal(marks[name])
+        assert Decimal(document["total"][name]) == parts
+
+
+def test_a_plan_offers_what_the_tier_has(potstill: Run) -> None:
+    """The free tier has the standard service alone; another one is refused, and its days are said in one figure."""
+    free = ("--set", "teacher.tier=free", "--plan")
+    document = json.loads(potstill("generate", *FLAGS, *free, "--json").stdout)
+    assert set(document["services"]) == {"standard"}
+    assert f"{document['quota_days']} days (daily quota)" in potstill("generate", *FLAGS, *free).stdout
+    for service in ("flex", "batch"):
+        refused = potstill("generate", *FLAGS, *free, "--service", service)
+        assert (refused.returncode, "not offered in teacher.tier: free" in refused.stderr) == (2, True)
 
 
 def test_a_run_is_capped_and_then_made_whole_offline(potstill: Run, tmp_path: Path, teacher: Running) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from potstill.config import Config, with_values
 from potstill.generate.run import load_plan
-from potstill.generate.steps import Step, cells_to_grow, steps
+from potstill.generate.steps import Step, steps
 from potstill.workspace import Workspace
 
 
@@ -15,7 +15,8 @@ def found(tmp_path: Path, **generate: object) -> dict[str, Step]:
     (tmp_path / "q.txt").write_text("How hot?\nHow loud?\nHow dear?\n")
     base = Config(workspace=str(tmp_path / "w"))
     config = with_values(base, generate={"prompts": (str(tmp_path / "q.txt"),), **generate})
-    return {step.name: step for step in steps(load_plan(config))}
+    plan = load_plan(config)
+    return {step.name: step for step in steps(plan, Workspace(tmp_path / "w"), len(plan))}
 
 
 def test_a_plain_plan_has_no_steps(tmp_path: Path) -> None:
@@ -34,7 +35,12 @@ def test_each_step_counts_its_requests(tmp_path: Path) -> None:
         grow={"target": 20, "method": "self-instruct", "per_request": 8},
         documents={"files": (str(tmp_path / "guide.md"),), "questions": 1},
     )
-    assert {name: step.requests for name, step in whole.items()} == {"grow": 2 + 3, "converse": 4 * 50, "judge": 50}
+    assert {name: step.requests for name, step in whole.items()} == {
+        "grow": 2 + 3,
+        "new_answers": 44,
+        "converse": 4 * 50,
+        "judge": 50,
+    }
     assert all(step.worst_usd > 0 for step in whole.values())
     assert found(tmp_path, turns=2)["converse"].requests == 2 * 3
 
@@ -47,24 +53,30 @@ def test_a_second_round_is_counted_until_it_has_grown(tmp_path: Path) -> None:
     for good, answers in ((False, 20), (True, 0)):
         path.write_text(row("How hot?", good=good).to_line())
         failures = {"file": str(path), "target": 20}
-        config = with_values(Config(workspace=str(tmp_path / "w")), generate={"failures": failures})
-        assert cells_to_grow(config, 1) == answers
         step = found(tmp_path, failures=failures)
+        assert (step["new_answers"].requests if step else 0) == answers
         assert ("failures" in step) is bool(answers)
 
 
 def test_new_prompts_are_counted_as_answers_until_they_have_grown(tmp_path: Path) -> None:
     """Each prompt to come is asked in every role and sample; once it has grown it is in the plan itself."""
-    config = with_values(
-        Config(workspace=str(tmp_path / "w")), generate={"grow": {"target": 5}, "samples_per_prompt": 3}
-    )
-    assert cells_to_grow(config, roles=2) == 30
-    assert found(tmp_path, judge={"enabled": True}, grow={"target": 5})["judge"].requests == 3 + 5
+    grows = {"judge": {"enabled": True}, "grow": {"target": 5, "method": "evolve"}, "samples_per_prompt": 3}
+    before = found(tmp_path, **grows)
+    assert {name: step.requests for name, step in before.items()} == {"grow": 5, "new_answers": 15, "judge": 9 + 15}
     grown = Workspace(tmp_path / "w").grown
     grown.parent.mkdir(parents=True)
-    grown.write_text('{"prompt": "How heavy?"}\n')
-    assert cells_to_grow(config, roles=2) == 0
-    assert found(tmp_path, judge={"enabled": True}, grow={"target": 5})["judge"].requests == 3 + 1
+    grown.write_text('{"prompt": "How heavy?"}\n{"prompt": "How old?"}\n')
+    after = found(tmp_path, **grows)
+    assert (after["new_answers"].requests, after["judge"].requests) == (9, 15 + 9)
+
+
+def test_expectations_lie_under_the_worst_case(tmp_path: Path) -> None:
+    """Of each step; a second try is expected of no answer and counted for every one at worst."""
+    asked = {"turns": 2, "judge": {"enabled": True}, "rationales": {"enabled": True}, "truncated_limit": 9000}
+    steps_ = found(tmp_path, **asked)
+    assert steps_.pop("second_tries").expected_usd == 0
+    assert set(steps_) == {"converse", "judge", "rationale"}
+    assert all(0 < step.expected_usd < step.worst_usd for step in steps_.values())
 
 
 def test_documents_alone_can_be_planned(tmp_path: Path) -> None:

@@ -13,8 +13,6 @@ from potstill.cli.generate_view import (
     followed,
     plan_document,
     plan_text,
-    steps_document,
-    steps_text,
     text_of,
 )
 from potstill.cli.session import Session, with_session
@@ -149,15 +147,12 @@ def _show_plan(session: Session) -> None:
     """What would be sent, and what it can cost; needs no key, sends and writes nothing."""
     from potstill.generate.forecast import forecast
     from potstill.generate.run import load_plan
-    from potstill.generate.steps import steps
 
     plan = load_plan(session.config)
     found = forecast(plan, session.workspace)
-    around = steps(plan)
-    text = "\n".join([plan_text(session, plan, found), *steps_text(plan, around)])
+    text = plan_text(session, plan, found)
     document = {
         **plan_document(found),
-        "steps": steps_document(around),
         "exit_code": BudgetError.exit_code if found.over_budget else 0,
     }
     if session.dry_run:

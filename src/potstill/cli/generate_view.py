@@ -10,17 +10,26 @@ from potstill.cli.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from decimal import Decimal
 
     from potstill.generate.ask import Progress, Report
     from potstill.generate.forecast import Forecast, Quote
     from potstill.generate.plan import Plan
     from potstill.generate.run import Outcome
-    from potstill.generate.steps import Step
 
 PLAIN_EVERY_S = 5.0
 EVENT_EVERY_S = 1.0
 SCREENFUL = 10
-HOUR_S, DAY_S = 3600, 86_400
+STEP_WORDS = {
+    "grow": "new prompts",
+    "failures": "second round",
+    "new_answers": "their answers",
+    "second_tries": "second tries",
+    "converse": "further turns",
+    "judge": "marks",
+    "rationale": "rationales",
+}
+MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
 
 
 def document_of(outcome: Outcome) -> dict[str, Any]:
@@ -102,6 +111,11 @@ def plan_document(found: Forecast) -> dict[str, Any]:
         "input_tokens": found.todo.input_tokens,
         "basis": found.basis,
         "services": {quote.service: _quote_document(quote) for quote in found.quotes},
+        "steps": [
+            {"step": step.name, "requests": step.requests, **_dollars(expected=step.expected_usd, worst=step.worst_usd)}
+            for step in found.steps
+        ],
+        "total": _dollars(expected=found.expected_usd, likely=found.likely_usd, worst=found.worst_usd),
         "service": found.service,
         "quota_days": found.quota_days,
         "left_usd": None if found.left_usd is None else format(found.left_usd, "f"),
@@ -126,29 +140,20 @@ def plan_text(session: Session, plan: Plan, found: Forecast) -> str:
         between = f"${quote.low_usd:.4f} to ${quote.high_usd:.4f}" if quote.low_usd is not None else "-"
         lines.append(
             f"{chosen}{quote.service:9}{f'${quote.expected_usd:.4f}':>12}{between:>26}{f'${quote.worst_usd:.4f}':>12}"
-            f"   {_span(quote.finish.seconds)} ({quote.finish.limit})"
+            f"   {_time(found, quote)}"
         )
         lines += [f"  {quote.finish.warning}"] if quote.finish.warning else []
-    if found.quota_days is not None:
-        lines.append(f"the daily quota takes {found.quota_days} days")
+    if found.steps:
+        lines += ["", f"{'besides':16}{'requests':>9}{'expected':>12}{'at worst':>12}"]
+        lines += [
+            f"{STEP_WORDS[step.name]:16}{step.requests:>9}{f'${step.expected_usd:.4f}':>12}{f'${step.worst_usd:.4f}':>12}"
+            for step in found.steps
+        ]
+        total = f"expected ${found.expected_usd:.4f}, likely at most ${found.likely_usd:.4f}"
+        lines.append(f"in all ({found.service}): {total}, at worst ${found.worst_usd:.4f}")
     if found.left_usd is not None:
         lines.append(f"budget left: ${found.left_usd:f}; the run stops before it would be passed")
     return "\n".join(lines)
-
-
-def steps_document(steps: tuple[Step, ...]) -> list[dict[str, Any]]:
-    """The paid steps around a plan as JSON."""
-    return [{"step": step.name, "requests": step.requests, "worst_usd": format(step.worst_usd, "f")} for step in steps]
-
-
-def steps_text(plan: Plan, steps: tuple[Step, ...]) -> list[str]:
-    """The same for a reader: they come on top of the plan, and a second run pays for none of them again."""
-    from potstill.generate.steps import cells_to_grow
-
-    lines = [f"besides, {step.name}: about {step.requests} requests, at worst ${step.worst_usd:.4f}" for step in steps]
-    if added := cells_to_grow(plan.config, len(plan.roles)):
-        lines.append(f"new prompts add up to {added} answers; what has not grown yet is not in the figures above")
-    return lines
 
 
 @contextmanager
@@ -245,21 +250,30 @@ def _note(progress: Progress) -> str:
 
 
 def _quote_document(quote: Quote) -> dict[str, Any]:
-    def text(usd: Any) -> str | None:
-        return None if usd is None else format(usd, "f")
-
+    usd = {"expected": quote.expected_usd, "low": quote.low_usd, "high": quote.high_usd, "worst": quote.worst_usd}
     return {
-        "expected_usd": text(quote.expected_usd),
-        "low_usd": text(quote.low_usd),
-        "high_usd": text(quote.high_usd),
-        "worst_usd": text(quote.worst_usd),
+        **_dollars(**usd),
         "seconds": quote.finish.seconds,
         "limit": quote.finish.limit,
         "warning": quote.finish.warning or None,
     }
 
 
+def _dollars(**values: Decimal | None) -> dict[str, str | None]:
+    """Exact amounts as texts, under names that say the unit."""
+    return {f"{name}_usd": None if usd is None else format(usd, "f") for name, usd in values.items()}
+
+
+def _time(found: Forecast, quote: Quote) -> str:
+    """How long a run takes, and what holds it back; in days of the quota where that does."""
+    if quote.finish.limit == "rpd":
+        return f"{found.quota_days} days (daily quota)"
+    return f"{_span(quote.finish.seconds)} ({quote.finish.limit})"
+
+
 def _span(seconds: float) -> str:
+    if seconds < MINUTE_S:
+        return f"{seconds:.0f} seconds"
     if seconds < 2 * HOUR_S:
         return f"{seconds / 60:.1f} minutes"
     return f"{seconds / HOUR_S:.1f} hours" if seconds < 2 * DAY_S else f"{seconds / DAY_S:.1f} days"

@@ -15,21 +15,19 @@ from decimal import Decimal
 
 from potstill.config import Config
 from potstill.generate.plan import Plan
+from potstill.generate.steps import ASSUMED_SHARE, HISTORY, Step, steps
 from potstill.ledger import LedgerView
 from potstill.pricing.book import PriceBook, load_prices
 from potstill.pricing.finish import Finish, Rates, batch_to_finish, time_to_finish
-from potstill.pricing.intervals import Interval, total_interval
+from potstill.pricing.intervals import ENOUGH, Interval, total_interval
 from potstill.pricing.tokens import estimate_tokens
 from potstill.records import Usage
 from potstill.teacher.pacing import PaceState, effective
 from potstill.teacher.paid import limits, scope, worst_input_tokens
+from potstill.teacher.presets import check_service
 from potstill.workspace import Workspace
 
 SERVICES = ("standard", "flex", "batch")
-ASSUMED_SHARE = 0.5
-"""Share of `max_output_tokens` that an answer is taken to use while there is no history."""
-HISTORY = 2000
-"""Earlier answers that the interval stands on at most."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +64,16 @@ class Quote:
 
 @dataclass(frozen=True)
 class Forecast:
-    """A run before it is made. `left_usd` is what the budget has left, None without one; `quota_days` likewise."""
+    """A run before it is made: the plan's cells in each service, and the paid steps around them.
+
+    `left_usd` is what the budget has left, None without one; `quota_days`: days on which the daily quota is drawn on,
+    None without such a quota.
+    """
 
     todo: Todo
     basis: str
     quotes: tuple[Quote, ...]
+    steps: tuple[Step, ...]
     quota_days: int | None
     left_usd: Decimal | None
     service: str
@@ -81,10 +84,20 @@ class Forecast:
         return next(quote for quote in self.quotes if quote.service == self.service)
 
     @property
+    def expected_usd(self) -> Decimal:
+        """What the whole run is expected to cost, all steps included."""
+        return self.quote.expected_usd + sum(step.expected_usd for step in self.steps)
+
+    @property
     def likely_usd(self) -> Decimal:
-        """What the run may well cost: the interval's upper end, or what is expected where there is none."""
+        """What it may well cost: with the interval's upper end for the plan's cells, where there is one."""
         quote = self.quote
-        return quote.expected_usd if quote.high_usd is None else quote.high_usd
+        return self.expected_usd + (Decimal(0) if quote.high_usd is None else quote.high_usd - quote.expected_usd)
+
+    @property
+    def worst_usd(self) -> Decimal:
+        """The most that it can cost, all steps included."""
+        return self.quote.worst_usd + sum(step.worst_usd for step in self.steps)
 
     @property
     def over_budget(self) -> bool:
@@ -93,10 +106,10 @@ class Forecast:
 
 
 def forecast(plan: Plan, workspace: Workspace) -> Forecast:
-    """Count, price and time a plan; raises UnknownModelError where the configured service has no price."""
+    """Count, price and time a plan; raises as `check_service` does for the configured service."""
     config, today = plan.config, datetime.now(UTC).date()
     teacher, book = config.teacher, load_prices(config.prices)
-    book.price(teacher.model, teacher.service, today)
+    check_service(book, teacher, today)
     with LedgerView(workspace.ledger) as ledger:
         todo = count_todo(plan, ledger)
         history = ledger.output_tokens(teacher.model, "generate", HISTORY)
@@ -105,12 +118,14 @@ def forecast(plan: Plan, workspace: Workspace) -> Forecast:
     output = total_interval([float(tokens) for tokens in history], todo.requests, ceiling=_most(config))
     rates = _rates(config, book, latency_s, shared)
     priced = _Pricing(config, book, today, todo, output)
-    services = [name for name in SERVICES if name in book.services(teacher.model, today) or name == teacher.service]
+    offered = book.services(teacher.model, today, teacher.tier)
+    services = [name for name in SERVICES if name in offered or name == teacher.service]
     left = None if config.budget.max_usd is None else max(config.budget.max_usd - committed, Decimal(0))
     return Forecast(
         todo=todo,
         basis=_basis(history, output),
         quotes=tuple(priced.quote(service, rates) for service in services),
+        steps=steps(plan, workspace, todo.requests),
         quota_days=math.ceil(todo.requests / rates.rpd) if rates.rpd else None,
         left_usd=left,
         service=teacher.service,
@@ -217,7 +232,7 @@ def _most(config: Config) -> int:
 def _basis(history: list[int], output: Interval | None) -> str:
     if output is None:
         return (
-            f"assumption: {ASSUMED_SHARE:.0%} of max_output_tokens an answer, for want of answers in the ledger"
-            f" ({len(history)}); --pilot 20 replaces it"
+            f"assumed {ASSUMED_SHARE:.0%} of max_output_tokens an answer: the ledger has {len(history)} answers of this"
+            f" model, an interval needs {ENOUGH}; `potstill generate --pilot 20` pays for 20 of the answers and measures"
         )
     return f"{output.known} answers of this model in the ledger; 90 % interval by {output.method}"

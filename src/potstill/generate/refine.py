@@ -118,7 +118,7 @@ async def grow_prompts(place: Place) -> Pool | None:
 async def refine(plan: Plan, samples: Samples, ledger: Ledger, place: Place, *, pay: bool) -> Refined:
     """Go on with the chats, mark the answers and ask why they are so; without `pay`, as far as the ledger holds them already."""
     generate = plan.config.generate
-    gauge = Gauge(generate.filters, form=schema_check(plan.schema) if plan.schema is not None else None)
+    gauge = gauge_of(plan)
     extra = Extra(traced_samples(place.workspace, plan.roles) if generate.from_traces else ())
     ended: Ended = None
 
@@ -149,7 +149,7 @@ async def _converse(samples: Samples, conversations: Conversations, gauge: Gauge
     """Ask for the further turns of all answers that are kept so far."""
     async with place.teacher(place.config, "converse") as teacher:
         return await each(
-            _kept(samples(), gauge),
+            kept(samples(), gauge),
             lambda sample: conversations.extend(sample, teacher),
             workers=place.config.teacher.max_concurrency,
             what="chats could not be continued",
@@ -167,7 +167,7 @@ async def _mark(samples: Samples, rubric: Rubric, gauge: Gauge, place: Place) ->
             await teacher.ask(rubric.request(sample))
 
         workers = config.teacher.max_concurrency
-        return await each(_kept(samples(), gauge), mark, workers=workers, what="answers could not be marked")
+        return await each(kept(samples(), gauge), mark, workers=workers, what="answers could not be marked")
 
 
 async def _explain(samples: Iterable[Sample], rationales: Rationales, gauge: Gauge, place: Place) -> Ended:
@@ -211,7 +211,12 @@ async def each(items: Iterable[Item], work: Callable[[Item], Awaitable[None]], *
     return None
 
 
-def _kept(samples: Iterable[Sample], gauge: Gauge) -> Iterator[Sample]:
+def gauge_of(plan: Plan) -> Gauge:
+    """What a plan's answers are measured by before any is marked."""
+    return Gauge(plan.config.generate.filters, form=schema_check(plan.schema) if plan.schema is not None else None)
+
+
+def kept(samples: Iterable[Sample], gauge: Gauge) -> Iterator[Sample]:
     """The samples that the free filters keep; which are the best is not known before they are marked."""
     open_gauge = replace(gauge, filters=gauge.filters.model_copy(update={"keep_best": None}))
     return (sample for sample, verdict in sift(samples, open_gauge) if isinstance(verdict, Kept))

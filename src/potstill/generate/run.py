@@ -21,7 +21,7 @@ from potstill.generate.plan import Plan
 from potstill.generate.publish import Published, publish
 from potstill.generate.refine import Place, grow_prompts, paid_beside, refine, requests_left
 from potstill.generate.second_round import SecondRound, grow_near_failures
-from potstill.ledger import Ledger, PlanProgress
+from potstill.ledger import Ledger, LedgerView, PlanProgress
 from potstill.prompts import load_roles, load_schema, prompt_files
 from potstill.records import Attempt, Sample
 from potstill.teacher.batch import Batcher
@@ -114,7 +114,7 @@ async def generate(config: Config, secrets: Secrets, workspace: Workspace, terms
         return Outcome(manifest, progress, waiting, ended, published, pool, beside, second)
 
 
-def stored_samples(plan: Plan, ledger: Ledger) -> Iterator[Sample]:
+def stored_samples(plan: Plan, ledger: Ledger | LedgerView) -> Iterator[Sample]:
     """One sample per answered cell, in the plan's order, from the ledger: the same ledger gives the same bytes."""
     for cell in plan:
         answer = stored_answer(ledger, cell.request)

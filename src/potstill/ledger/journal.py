@@ -20,7 +20,7 @@ from potstill.errors import BudgetError, MachineError
 from potstill.ledger.entries import Cap, Change, Gate, Held, Intent, PlanProgress, Settlement, StoredReply, Ticket
 from potstill.ledger.jobs import Jobs
 from potstill.ledger.money import from_pico, to_pico
-from potstill.ledger.reading import ABANDONED, select_attempts
+from potstill.ledger.reading import ABANDONED, find_answer, select_attempts
 from potstill.ledger.schema import connect, prepare, unreadable
 from potstill.ledger.writer import Writer
 from potstill.records import Attempt, Usage
@@ -94,15 +94,7 @@ class Ledger:
 
     def answer(self, key: str) -> StoredReply | None:
         """The answer that was paid for earlier under this key, if there is one."""
-        row = self._reader.execute(
-            "SELECT reply, cost, price_id, latency_s, finished_at FROM attempts"
-            " WHERE key = ? AND status = 'done' ORDER BY id DESC LIMIT 1",
-            (key,),
-        ).fetchone()
-        if row is None:
-            return None
-        reply, cost, price_id, latency_s, finished_at = row
-        return StoredReply(reply, from_pico(cost), price_id or "", latency_s, datetime.fromisoformat(finished_at))
+        return find_answer(self._reader, key)
 
     def committed(self, key: str) -> Decimal:
         """Dollars that the attempts under one key cost, or hold while they have no answer."""

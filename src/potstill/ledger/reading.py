@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from potstill.ledger.entries import StoredReply
 from potstill.ledger.money import from_pico
 from potstill.ledger.schema import BUSY_S, unreadable
 from potstill.records import Attempt, Usage
@@ -60,6 +61,19 @@ def select_attempts(connection: sqlite3.Connection, where: str = "") -> Iterator
         )
 
 
+def find_answer(connection: sqlite3.Connection, key: str) -> StoredReply | None:
+    """The newest answer that was paid for under a key, if there is one."""
+    row = connection.execute(
+        "SELECT reply, cost, price_id, latency_s, finished_at FROM attempts"
+        " WHERE key = ? AND status = 'done' ORDER BY id DESC LIMIT 1",
+        (key,),
+    ).fetchone()
+    if row is None:
+        return None
+    reply, cost, price_id, latency_s, finished_at = row
+    return StoredReply(reply, from_pico(cost), price_id or "", latency_s, datetime.fromisoformat(finished_at))
+
+
 @dataclass(frozen=True)
 class Answered:
     """A request's body and its raw reply."""
@@ -97,6 +111,10 @@ class LedgerView:
     def has(self, key: str) -> bool:
         """Whether this work was paid for."""
         return bool(self._rows("SELECT 1 FROM attempts WHERE key = ? AND status = 'done' LIMIT 1", key))
+
+    def answer(self, key: str) -> StoredReply | None:
+        """The answer that was paid for earlier under this key, if there is one."""
+        return None if self._connection is None else find_answer(self._connection, key)
 
     def output_tokens(self, model: str, command: str, most: int) -> list[int]:
         """Output and thinking tokens of the newest answers of a model."""

@@ -91,10 +91,12 @@ class PriceBook:
         price = self.price(model, service, on, usage.input_tokens)
         return Priced(usd=price.cost(usage), price_id=price.id)
 
-    def services(self, model: str, on: date) -> tuple[str, ...]:
-        """The services in which a model has a price on a day."""
+    def services(self, model: str, on: date, tier: str | None = None) -> tuple[str, ...]:
+        """The services in which a model has a price on a day, and that a usage tier offers."""
         rows = self._overrides.get(self._known(model)) or self.answering(model, on).prices
-        return tuple(name for name in SERVICES if any(row.covers(name, on, 0) for row in rows))
+        rules = self.tier(tier) if tier else None
+        offered = rules.services if rules else SERVICES
+        return tuple(name for name in SERVICES if name in offered and any(row.covers(name, on, 0) for row in rows))
 
     def worst_case(
         self,

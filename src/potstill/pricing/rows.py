@@ -135,13 +135,14 @@ class Limit(Row):
 
 
 class Tier(Row):
-    """A usage tier: how to get there, the cap a month, and what may be spent in ten minutes (429 beyond it)."""
+    """A usage tier: how to get there, the cap a month, what may be spent in ten minutes (429 beyond it), its services."""
 
     tier: str
     qualification: str
     monthly_cap_usd: Decimal | None = None
     monthly_cap_up_to_usd: Decimal | None = None
     usd_per_10_min: Decimal | None = None
+    services: tuple[str, ...] = SERVICES
     source: str
     as_of: str
     confirmed_by: tuple[str, ...] = ()

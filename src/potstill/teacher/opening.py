@@ -15,6 +15,7 @@ from potstill.teacher.batch_service import BatchService
 from potstill.teacher.calls import Answer, TeacherRequest
 from potstill.teacher.connect import check_teacher, connect
 from potstill.teacher.paid import Accounts, PaidTeacher, stored_answer
+from potstill.teacher.presets import check_service
 from potstill.workspace import Workspace
 
 
@@ -88,9 +89,9 @@ async def open_batcher(
 
 @contextmanager
 def _accounts(config: Config, workspace: Workspace, command: str, cap: Cap | None = None) -> Iterator[Accounts]:
-    """Ledger and prices; a model without a price is refused before anything is sent."""
+    """Ledger and prices; a model without a price, or a service that the tier has not, is refused before anything is sent."""
     workspace.create()
     book = load_prices(config.prices)
-    book.price(config.teacher.model, config.teacher.service, datetime.now(UTC).date())
+    check_service(book, config.teacher, datetime.now(UTC).date())
     with Ledger.open(workspace.ledger, config.budget.max_usd) as ledger:
         yield Accounts(ledger, book, command, cap)

@@ -12,7 +12,7 @@ from http import HTTPStatus
 
 from potstill.config import TeacherConfig
 from potstill.errors import TeacherError, UnknownModelError
-from potstill.ledger import Cap, Intent, Ledger, Settlement, from_pico, to_pico
+from potstill.ledger import Cap, Intent, Ledger, LedgerView, Settlement, from_pico, to_pico
 from potstill.pricing.book import PriceBook, Priced
 from potstill.records import Usage
 from potstill.teacher.calls import Answer, TeacherRequest
@@ -265,7 +265,7 @@ def priced_reply(book: PriceBook, reply: Reply, model: str, service: str) -> Pri
         return book.cost(reply.usage, model, service, today)
 
 
-def stored_answer(ledger: Ledger, request: TeacherRequest) -> Answer | None:
+def stored_answer(ledger: Ledger | LedgerView, request: TeacherRequest) -> Answer | None:
     """What a ledger holds for a request, parsed anew from its raw reply; None where nothing was paid for yet."""
     found = ledger.answer(request.key)
     reply = parse_reply(found.reply) if found else None

@@ -7,9 +7,11 @@ flash, pro) in the tier; what the teacher itself names in a 429 corrects both.
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
-from potstill.config import Resolved, with_values
+from potstill.config import Resolved, TeacherConfig, with_values
+from potstill.errors import ConfigError
 from potstill.pricing.book import PriceBook, load_prices
 from potstill.pricing.rows import Limit
 
@@ -39,6 +41,15 @@ def preset(book: PriceBook, model: str, tier: str) -> dict[str, tuple[Any, str]]
     if rules is not None and rules.usd_per_10_min is not None:
         found["usd_per_10min"] = (rules.usd_per_10_min, f"{rules.source}, {rules.as_of}")
     return {key: (value, origin) for key, (value, origin) in found.items() if value is not None}
+
+
+def check_service(book: PriceBook, teacher: TeacherConfig, on: date) -> None:
+    """Raise ConfigError for a service that the usage tier has not, UnknownModelError for one without a price."""
+    book.price(teacher.model, teacher.service, on)
+    offered = book.services(teacher.model, on, teacher.tier)
+    if teacher.service not in offered:
+        message = f"teacher.service: {teacher.service} is not offered in teacher.tier: {teacher.tier}"
+        raise ConfigError(message, hint=f"it has {', '.join(offered)}")
 
 
 def _sibling(book: PriceBook, model: str, tier: str) -> Limit | None:
