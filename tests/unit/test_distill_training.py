@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration, LlamaConfig, LlamaForCausalLM
 
 from potstill.config import DistillConfig, StudentConfig
 from potstill.distill.data import Rows
@@ -88,6 +88,24 @@ def test_interrupted_and_resumed_is_bit_for_bit_the_same(tmp_path: Path, base: P
     assert losses == [entry["eval_loss"] for entry in resumed if "eval_loss" in entry]
     learned = load_file(tmp_path / "whole" / "adapter" / "adapter_model.safetensors")
     assert max(float(each.abs().max()) for name, each in learned.items() if "lora_B" in name) > 1e-2
+
+
+def test_a_base_that_also_sees_is_trained_where_it_reads(tmp_path: Path) -> None:
+    """Gemma 3's larger bases have a vision tower; adapters stand in the decoder alone, and learn."""
+    text = {
+        "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 8,
+    }  # fmt: skip
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {**tower, "image_size": 28, "patch_size": 14}
+    Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=vision)).save_pretrained(
+        tmp_path / "base"
+    )
+    settings = {"lora": {"r": 4, "target_modules": "all-linear"}, "learning_rate": None, "epochs": 1}
+    train(StudentConfig(base=str(tmp_path / "base"), device="cpu"), job(tmp_path, **settings), ignore)
+    learned = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert all(".language_model.layers." in name for name in learned)
+    assert min(float(each.abs().max()) for name, each in learned.items() if "lora_B" in name) > 1e-4
 
 
 def test_early_stopping_keeps_the_best(tmp_path: Path, base: Path) -> None:

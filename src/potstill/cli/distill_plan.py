@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 KWH_USD = Decimal("0.18")
 """An assumption, as in `cost compare`."""
 DEFAULT_TOKENS = 1024
+TIGHT = 0.93
+NOTE = (
+    "tight: what counts is what `nvidia-smi` shows as free; a card sold as 8 GB has about 7.5 GiB, and a desktop takes"
+    " up to 1 of them"
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ def show_plan(session: Session, card: str | None, memory_gib: float | None) -> N
         compiled=config.distill.compile,
     )
     memory = training_memory(shape, asked)
-    best = choose(shape, place.free_bytes, rank)
+    best = choose(shape, place.free_bytes, rank, config.distill.batch_size * config.distill.max_length)
     tokens = _tokens(session)
     work = effort(shape, (best.recipe if best else asked), tokens, place.power) if tokens and place.power else None
     document = {
@@ -118,7 +123,7 @@ def _best(best: Choice | None) -> Mapping[str, Any] | None:
         return None
     settings = {
         "student.quantization": "nf4" if best.recipe.nf4 else "none",
-        "distill.activation_checkpointing": "on" if best.recipe.checkpointing else "off",
+        "distill.activation_checkpointing": "on" if best.recipe.checkpointing else "auto",
         "distill.tokens_per_batch": best.recipe.tokens,
     }
     return {"settings": settings, "memory": asdict(best.memory), "reason": best.reason}
@@ -143,10 +148,12 @@ def _lines(shape: Shape, place: Place, asked: Recipe, memory: Memory, best: Choi
     if best is None:
         return [*lines, "no way of LoRA training fits: choose a smaller student.base, or a larger card"]
     found = _best(best) or {}
+    tight = best.memory.need > TIGHT * place.free_bytes
     return [
         *lines,
         f"largest workable choice: {best.reason}",
         *(f"  --set {key}={value}" for key, value in found["settings"].items()),
+        *([NOTE] if tight else []),
     ]
 
 

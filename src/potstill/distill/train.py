@@ -61,7 +61,8 @@ def train(config: StudentConfig, job: Job, follow: Follow) -> list[dict[str, flo
     set_seed(job.distill.seed)
     base = load_base(config)
     use_packing(base)
-    learning_rate = job.distill.learning_rate or default_learning_rate(base.config.hidden_size, base.config.model_type)
+    shape = base.config.get_text_config()
+    learning_rate = job.distill.learning_rate or default_learning_rate(shape.hidden_size, shape.model_type)
     arguments.learning_rate = learning_rate
     engine = _engine(base, job)
     splits = Splits(_questions(job.train), [Document.of(row) for row in job.validation.rows])
@@ -121,12 +122,22 @@ def lora_model(base: Any, distill: DistillConfig) -> Any:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=targets,
+        exclude_modules=_outside_decoder(base),
         bias="none",
         task_type="CAUSAL_LM",
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for a property by its former name
         return get_peft_model(base, settings)
+
+
+def _outside_decoder(base: Any) -> str | None:
+    """What never sees a token, as a pattern: the vision tower of a base such as Gemma 3's 4B; None where all of it does."""
+    if base.config.get_text_config() is base.config:
+        return None
+    decoder = base.get_decoder()
+    name = next(name for name, module in base.named_modules() if module is decoder)
+    return rf"(?!{name}\.).*"
 
 
 def default_learning_rate(hidden: int, family: str = "llama") -> float:

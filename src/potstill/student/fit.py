@@ -28,6 +28,8 @@ class Shape:
     mlp: int
     vocabulary: int
     tied: bool
+    unused_parameters: int = 0
+    """Weights that are loaded but see no text, such as a vision tower's."""
 
     @property
     def linear_parameters(self) -> int:
@@ -42,7 +44,7 @@ class Shape:
 
     @property
     def parameters(self) -> int:
-        """All weights, norms included."""
+        """All weights that text passes through, norms included."""
         return self.linear_parameters + self.embedding_parameters + 2 * self.hidden * self.layers
 
     def lora_parameters(self, rank: int) -> int:
@@ -86,7 +88,7 @@ def training_memory(shape: Shape, recipe: Recipe) -> Memory:
     Activations of a layer and logits are never held at once, so the larger of the two counts.
     """
     linear_bytes = NF4_BYTES_PER_PARAMETER if recipe.nf4 else 2
-    weights = int(linear_bytes * shape.linear_parameters + 2 * shape.embedding_parameters)
+    weights = int(linear_bytes * (shape.linear_parameters + shape.unused_parameters) + 2 * shape.embedding_parameters)
     adapters = shape.lora_parameters(recipe.rank) * (4 + 4 + 8)
     stored, layer = _activations(shape, recipe)
     if recipe.nf4:
@@ -115,7 +117,7 @@ KNOWN = (
     Shape("Qwen/Qwen2.5-1.5B-Instruct", 1536, 28, 12, 2, 128, 8960, 151_936, tied=True),
     Shape("Qwen/Qwen2.5-3B-Instruct", 2048, 36, 16, 2, 128, 11_008, 151_936, tied=True),
     Shape("meta-llama/Llama-3.2-3B-Instruct", 3072, 28, 24, 8, 128, 8192, 128_256, tied=True),
-    Shape("google/gemma-3-4b-it", 2560, 34, 8, 4, 256, 10_240, 262_144, tied=True),
+    Shape("google/gemma-3-4b-it", 2560, 34, 8, 4, 256, 10_240, 262_208, tied=True, unused_parameters=411_070_464),
     Shape("Qwen/Qwen2.5-7B-Instruct", 3584, 28, 28, 4, 128, 18_944, 152_064, tied=False),
     Shape("meta-llama/Llama-3.1-8B-Instruct", 4096, 32, 32, 8, 128, 14_336, 128_256, tied=False),
     Shape("Qwen/Qwen2.5-14B-Instruct", 5120, 48, 40, 8, 128, 13_824, 152_064, tied=False),

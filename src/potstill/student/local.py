@@ -170,12 +170,12 @@ class LocalStudent:
     @property
     def context(self) -> int | None:
         """Tokens that the base can look at, prompt and answer together; None where it does not say."""
-        return getattr(self._model.config, "max_position_embeddings", None)
+        return getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
 
     @property
     def vocabulary(self) -> int:
         """Number of tokens."""
-        return int(self._model.config.vocab_size)
+        return int(self._model.config.get_text_config().vocab_size)
 
     def _prompt(self, query: StudentQuery, served: Served) -> list[int]:
         if query.text is not None:

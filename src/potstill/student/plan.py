@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -48,23 +48,25 @@ class Power:
     usd_per_hour: Decimal
 
 
-def choose(shape: Shape, free_bytes: int, rank: int) -> Choice | None:
+def choose(shape: Shape, free_bytes: int, rank: int, step_tokens: int = TOKENS[0]) -> Choice | None:
     """The largest workable choice; None where not even 4-bit weights and the smallest micro-batch fit.
 
+    No micro-batch is larger than a step of `step_tokens` needs: room that nothing uses is better left free.
     16-bit weights come before 4-bit ones, which cost quality and a quarter of the speed; keeping the activations comes
     before computing them twice. A step down is taken where the one before it leaves room for too few tokens.
     """
-    fitting = list(_largest(shape, free_bytes, rank))
+    sizes = [size for size in TOKENS if size < 2 * step_tokens] or [TOKENS[-1]]
+    fitting = list(_largest(shape, free_bytes, rank, sizes))
     for choice in fitting:
-        if choice.recipe.tokens >= USEFUL_TOKENS:
+        if choice.recipe.tokens >= min(USEFUL_TOKENS, sizes[0]):
             return choice
     return max(fitting, key=lambda choice: choice.recipe.tokens, default=None)
 
 
-def _largest(shape: Shape, free_bytes: int, rank: int) -> Iterator[Choice]:
+def _largest(shape: Shape, free_bytes: int, rank: int, sizes: Sequence[int]) -> Iterator[Choice]:
     """For each way to save memory, the lightest first, the largest micro-batch that fits."""
     for nf4, checkpointing in ((False, False), (False, True), (True, False), (True, True)):
-        for tokens in TOKENS:
+        for tokens in sizes:
             recipe = Recipe(tokens, rank, nf4, checkpointing, LOSS_ROWS)
             memory = training_memory(shape, recipe)
             if memory.need <= free_bytes:

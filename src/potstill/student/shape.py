@@ -31,7 +31,7 @@ def read_shape(config: StudentConfig) -> Shape:
         except json.JSONDecodeError as error:
             message = f"{path}:{error.lineno}: not valid JSON: {error.msg}"
             raise InputError(message) from error
-        return shape_of(config.base, values if isinstance(values, dict) else {}, str(path))
+        return shape_of(config.base, _with_defaults(values) if isinstance(values, dict) else {}, str(path))
     known = next((shape for shape in KNOWN if shape.name.lower() == config.base.lower()), None)
     return known or _from_hub(config)
 
@@ -51,7 +51,27 @@ def shape_of(name: str, values: Mapping[str, Any], origin: str) -> Shape:
         kv_heads=int(numbers.get("num_key_value_heads") or found["heads"]),
         head_dim=int(numbers.get("head_dim") or found["hidden"] // found["heads"]),
         tied=bool(numbers.get("tie_word_embeddings", False)),
+        unused_parameters=_vision(values.get("vision_config")),
     )
+
+
+def _vision(values: Any) -> int:
+    """Weights of a vision tower's linear layers; 0 where there is none."""
+    if not isinstance(values, dict) or "num_hidden_layers" not in values:
+        return 0
+    width, mlp = int(values["hidden_size"]), int(values["intermediate_size"])
+    return int(values["num_hidden_layers"]) * (4 * width * width + 2 * width * mlp)
+
+
+def _with_defaults(values: dict[str, Any]) -> Mapping[str, Any]:
+    """A config.json with what its family takes for granted, as Gemma does most numbers; as it is for an unknown family."""
+    from transformers import AutoConfig
+
+    try:
+        found = AutoConfig.for_model(**values)
+    except (KeyError, TypeError, ValueError):
+        return values
+    return dict(found.to_dict())
 
 
 def _from_hub(config: StudentConfig) -> Shape:
