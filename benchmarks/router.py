@@ -5,7 +5,8 @@ python benchmarks/router.py --pairs PAIRS.tsv.gz --out benchmarks/results/router
 Real: router, cache, guard, encoder's vectors, prompts and prices. Simulated: who asks (topics by Zipf, a phrasing of the
 topic at random; phrasings are questions that the pairs label as having one answer), what Gemini and the student say. An
 answer names its topic, so that a served answer of another topic is counted as wrong; topics that the labels do not link
-may still be one in truth, so this overstates. The student is right on 70 % of topics and surer where it is right.
+may still be one in truth, so this overstates. The student is right on 70 % of topics and surer where it is right. The chart, an
+.svg beside the page, has cost over the hit rate for each policy, and cost and wrong answers over the share of misses sent to Gemini.
 """
 
 from __future__ import annotations
@@ -192,6 +193,16 @@ WAYS = (
     Way("never", "never"),
 )
 
+SWEPT = 0.8
+SWEEP = (
+    Way("never", "never"),
+    *(
+        Way(f"uncertain, verify, {threshold:g}", "uncertain", "verify", threshold)
+        for threshold in (-0.3, -0.2, -0.15, -0.1, -0.07, -0.04)
+    ),
+    Way("always, verify", "always", "verify"),
+)
+
 
 async def run(made: World, way: Way, questions: Sequence[str], folder: Path) -> tuple[Summary, float, float, float]:
     """The day's summary, shares of wrong answers (all; semantic hits), and CPU milliseconds a question."""
@@ -221,17 +232,94 @@ async def run(made: World, way: Way, questions: Sequence[str], folder: Path) -> 
     return summary, len(wrong) / len(rows), wrong_near / max(1, len(near)), spent
 
 
-def line(way: Way, found: tuple[Summary, float, float, float]) -> str:
-    """One row of the table."""
+@dataclass(frozen=True)
+class Measured:
+    """One policy on one day: shares of questions; `cost` is a multiple of Gemini alone; `spent_ms` CPU a question."""
+
+    way: Way
+    exact: float
+    semantic: float
+    asked: float
+    cost: float
+    break_even: float | None
+    wrong: float
+    wrong_near: float
+    spent_ms: float
+
+    @property
+    def hits(self) -> float:
+        """Share that the cache answered."""
+        return self.exact + self.semantic
+
+    @property
+    def escalated(self) -> float:
+        """Share of the misses that Gemini was asked about."""
+        return self.asked / (1 - self.hits)
+
+    def line(self) -> str:
+        """One row of the table."""
+        even = "-" if self.break_even is None else f"{self.break_even:.0%}"
+        return (
+            f"| {self.way.name} | {self.exact:.1%} | {self.semantic:.1%} | {self.asked:.1%} | {self.escalated:.0%} | "
+            f"**{self.cost:.2f}** | {even} | {self.wrong:.1%} | {self.wrong_near:.1%} | {self.spent_ms:.1f} |"
+        )
+
+
+def measured(way: Way, found: tuple[Summary, float, float, float]) -> Measured:
+    """The shares of a day."""
     summary, wrong, wrong_near, spent = found
-    asked = (summary.routes["merged"] + summary.routes["teacher"]) / summary.questions
-    cost = summary.cost_usd / (summary.baseline_usd or Decimal(1))
-    even = "-" if summary.break_even is None else f"{summary.break_even:.0%}"
-    return (
-        f"| {way.name} | {summary.routes['exact'] / summary.questions:.1%} | "
-        f"{summary.routes['semantic'] / summary.questions:.1%} | {asked:.1%} | **{cost:.2f}** | {even} | {wrong:.1%} | "
-        f"{wrong_near:.1%} | {spent:.1f} |"
+    total = summary.questions
+    return Measured(
+        way,
+        exact=summary.routes["exact"] / total,
+        semantic=summary.routes["semantic"] / total,
+        asked=(summary.routes["merged"] + summary.routes["teacher"]) / total,
+        cost=float(summary.cost_usd / (summary.baseline_usd or Decimal(1))),
+        break_even=summary.break_even,
+        wrong=wrong,
+        wrong_near=wrong_near,
+        spent_ms=spent,
     )
+
+
+def draw(days: Sequence[Sequence[Measured]], swept: Sequence[Measured], path: Path) -> None:
+    """Cost over the hit rate for each policy; cost and wrong answers over the escalation rate."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 5.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for place, way in enumerate(WAYS):
+        points = sorted((100 * day[place].hits, day[place].cost) for day in days)
+        left.plot([x for x, _ in points], [y for _, y in points], marker="o", label=way.name)
+    left.axhline(1, color="grey", linestyle=":")
+    left.annotate("Gemini alone", (0.98, 1), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="grey")
+    left.set(xlabel="hit rate, %", ylabel="cost / all-Gemini", ylim=(0, 1.1), title="Cost over the hit rate")
+    left.legend(fontsize=8)
+    points = sorted((100 * one.escalated, one.cost, 100 * one.wrong) for one in swept)
+    right.plot([point[0] for point in points], [point[1] for point in points], marker="o", color="tab:blue")
+    right.set(xlabel="misses sent to Gemini, % (uncertain, verify; never to always)", ylim=(0, None))
+    right.set_title(f"Over the escalation rate, at {swept[0].hits:.0%} hits")
+    right.set_ylabel("cost / all-Gemini", color="tab:blue")
+    beside = right.twinx()
+    beside.plot([point[0] for point in points], [point[2] for point in points], marker="s", color="tab:red")
+    beside.set_ylabel("wrong answers, %", color="tab:red")
+    beside.set_ylim(0, None)
+    figure.savefig(path, metadata={"Date": None})
+
+
+HEAD = (
+    (
+        "| policy | exact | semantic | asked Gemini | of misses | cost / all-Gemini | pays from a hit rate of | wrong answers "
+        "| wrong of semantic hits | CPU ms a question |"
+    ),
+    "|---|---|---|---|---|---|---|---|---|---|",
+)
+
+
+def one_day(made: World, way: Way, count: int, exponent: float, folder: Path) -> Measured:
+    """A policy on a day of questions."""
+    place = Path(tempfile.mkdtemp(dir=folder))
+    return measured(way, asyncio.run(run(made, way, made.day(count, exponent), place)))
 
 
 def main() -> None:
@@ -247,18 +335,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         made = world(options.pairs, folder, options.topics)
+        days = []
         for exponent in options.exponents:
-            page += ["", f"## Zipf exponent {exponent:g}", ""]
-            page.append(
-                "| policy | exact | semantic | asked Gemini | cost / all-Gemini | pays from a hit rate of | wrong answers "
-                "| wrong of semantic hits | CPU ms a question |"
-            )
-            page.append("|---|---|---|---|---|---|---|---|---|")
-            questions = made.day(options.questions, exponent)
-            for number, way in enumerate(WAYS):
-                found = asyncio.run(run(made, way, questions, folder / f"{exponent}-{number}"))
-                page.append(line(way, found))
+            page += ["", f"## Zipf exponent {exponent:g}", "", *HEAD]
+            days.append([])
+            for way in WAYS:
+                days[-1].append(one_day(made, way, options.questions, exponent, folder))
+                page.append(days[-1][-1].line())
                 print(page[-1], flush=True)
+        swept = [one_day(made, way, options.questions, SWEPT, folder) for way in SWEEP]
+        page += ["", f"## By threshold, Zipf exponent {SWEPT:g}", "", *HEAD, *(found.line() for found in swept)]
+        if options.out:
+            draw(days, swept, options.out.with_suffix(".svg"))
+            page += ["", f"![Cost over hit rate and escalation rate]({options.out.stem}.svg)"]
     text = "\n".join(page) + "\n"
     print(text)
     if options.out:
