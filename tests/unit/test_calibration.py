@@ -17,7 +17,16 @@ from hypothesis import strategies as st
 from potstill.config import CacheConfig
 from potstill.errors import InputError
 from potstill.infer.calibrating import calibration_files, read_calibration, run_calibration
-from potstill.infer.calibration import Calibration, Circumstances, Point, calibrate, choose, lower_bound, upper_bound
+from potstill.infer.calibration import (
+    Calibration,
+    Circumstances,
+    Point,
+    calibrate,
+    choose,
+    design_effect,
+    lower_bound,
+    upper_bound,
+)
 from potstill.infer.features import NAMES, features
 from potstill.infer.pairs import FEW, Pair, read_pairs, split_pairs
 from potstill.infer.verifier import Verifier, fit_verifier
@@ -117,6 +126,16 @@ def test_no_question_is_in_two_splits(links: list[tuple[int, int]]) -> None:
     assert sum(map(len, splits.values())) <= len(links)
     assert len(links) > FEW or sum(map(len, splits.values())) == len(links)
     assert all(not one & other for one, other in itertools.combinations(seen, 2))
+
+
+def test_pairs_that_go_together_count_for_fewer() -> None:
+    """Four pairs about one question, labelled alike, say as much as one; pairs without a common question count in full."""
+    alone = [Pair(f"a{number}", f"b{number}", number % 3 > 0) for number in range(60)]
+    assert design_effect(alone) == pytest.approx(1.0)
+    linked = [Pair(f"a{group}", f"b{group}-{number}", group % 3 > 0) for group in range(60) for number in range(4)]
+    assert design_effect(linked) == pytest.approx(4.0)
+    assert design_effect([Pair("a", "b", same=True), Pair("a", "c", same=True)]) == 1.0
+    assert design_effect([]) == 1.0
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,15 @@
 
 Every threshold of a fixed grid is tested on pairs that took no part in fitting: the share of wrong answers among those
 that it would serve has a Clopper-Pearson upper bound (doi 10.1093/biomet/26.4.404) at a level that is divided by the
-number of thresholds tried (Bonferroni), so that with 95 % confidence all bounds hold at once. Of those that stay under
+number of thresholds tried (Bonferroni), so that with 95 % confidence all bounds hold at once. Pairs that share a question are not independent, and count for fewer by
+their design effect (Korn and Graubard 1998). Of those that stay under
 `cache.max_wrong_rate` the one that serves most is taken; where none does, the semantic layer stays off.
 """
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -128,7 +130,8 @@ def calibrate(
     grid: list[tuple[Signal, float]] = [("cosine", value) for value in COSINES]
     grid += [("verifier", value) for value in _thresholds([item.probability for item in fitted])]
     grid += [("cross_encoder", value) for value in _thresholds([item.crossed for item in fitted])]
-    curve = tuple(_point(tested, signal, threshold, LEVEL / len(grid)) for signal, threshold in grid)
+    effect = design_effect([item.pair for item in tested if not item.vetoed])
+    curve = tuple(_point(tested, signal, threshold, LEVEL / len(grid), effect) for signal, threshold in grid)
     best = choose(curve, about.max_wrong_rate)
     return Calibration(
         created_at=about.now,
@@ -207,7 +210,24 @@ def _thresholds(scores: Sequence[float | None]) -> list[float]:
     return sorted({round(values[int(share * len(values))], 6) for share in SERVED_SHARES}) if values else []
 
 
-def _point(tested: Sequence[Scored], signal: Signal, threshold: float, level: float) -> Point:
+def design_effect(pairs: Sequence[Pair]) -> float:
+    """How many times the variance of a share of wrong pairs is that of as many independent ones; at least 1.
+
+    Two pairs that share a question may go together, others do not (dyadic clusters, Aronow et al., arXiv 1312.3398).
+    """
+    rate = sum(not pair.same for pair in pairs) / max(1, len(pairs))
+    by_question: defaultdict[str, float] = defaultdict(float)
+    alone = 0.0
+    for pair in pairs:
+        over = (not pair.same) - rate
+        alone += over * over
+        for question in {pair.question, pair.cached}:
+            by_question[question] += over
+    together = sum(total * total for total in by_question.values()) - alone
+    return max(1.0, together / alone) if alone else 1.0
+
+
+def _point(tested: Sequence[Scored], signal: Signal, threshold: float, level: float, effect: float) -> Point:
     served = [item.pair.same for item in tested if item.value(signal) >= threshold]
     wrong = served.count(False)
     same = sum(item.pair.same for item in tested)
@@ -216,7 +236,7 @@ def _point(tested: Sequence[Scored], signal: Signal, threshold: float, level: fl
         threshold=threshold,
         served=len(served),
         wrong=wrong,
-        upper=upper_bound(wrong, len(served), level),
+        upper=upper_bound(math.ceil(wrong / effect), math.floor(len(served) / effect), level),
         hit_rate=len(served) / len(tested) if tested else 0.0,
         recall=(len(served) - wrong) / same if same else 0.0,
     )
