@@ -237,5 +237,5 @@ def summary_lines(summary: Summary) -> list[str]:
             f"cheaper only from a hit rate of {summary.break_even:.0%} on; see infer.decide and infer.decision"
         )
     if summary.latency_s:
-        lines.append("seconds: " + ", ".join(f"{name} {value:.2f}" for name, value in summary.latency_s.items()))
+        lines.append("seconds: " + ", ".join(f"{name} {value:.3f}" for name, value in summary.latency_s.items()))
     return lines
