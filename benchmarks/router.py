@@ -294,7 +294,7 @@ def draw(days: Sequence[Sequence[Measured]], swept: Sequence[Measured], path: Pa
     left.axhline(1, color="grey", linestyle=":")
     left.annotate("Gemini alone", (0.98, 1), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="grey")
     left.set(xlabel="hit rate, %", ylabel="cost / all-Gemini", ylim=(0, 1.1), title="Cost over the hit rate")
-    left.legend(fontsize=8)
+    left.legend(fontsize=8, loc="upper right", bbox_to_anchor=(1, 0.88))
     points = sorted((100 * one.escalated, one.cost, 100 * one.wrong) for one in swept)
     right.plot([point[0] for point in points], [point[1] for point in points], marker="o", color="tab:blue")
     right.set(xlabel="misses sent to Gemini, % (uncertain, verify; never to always)", ylim=(0, None))
