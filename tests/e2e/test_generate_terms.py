@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 from tests.conftest import Run
 
+from potstill.ledger import read_attempts
 from potstill.teacher.emulator import EmulatorSettings, Running, running
+from potstill.teacher.emulator.settings import Fault
 
 KEY = {"GEMINI_API_KEY": "a-key-for-the-emulator"}
 FLAGS = ("--prompts", "questions.txt", "--set", "teacher.rpm=null")
@@ -122,6 +125,19 @@ def test_events_are_json_lines(potstill: Run) -> None:
     assert potstill("generate", *FLAGS, "--json", "--json-events").returncode == 2
 
 
+def test_paid_steps_are_followed_like_the_answers(potstill: Run, teacher: Running) -> None:
+    """Events of the marks and rationales name their step and end with its total; lines say so without --json-events."""
+    steps = ("--set", "generate.judge.enabled=true", "--set", "generate.judge.min_score=0")
+    events = potstill("generate", *FLAGS, *steps, "--json-events", env=env(teacher)).stdout.splitlines()
+    last = {event["step"]: event for event in map(json.loads, events) if event["event"] == "progress"}
+    assert list(last) == ["generate", "judge"]
+    assert all((event["done"], event["total"]) == (40, 40) for event in last.values())
+    assert float(last["judge"]["spent_usd"]) > 0
+    told = potstill("generate", *FLAGS, *steps, "--set", "generate.rationales.enabled=true", env=env(teacher)).stderr
+    assert "judge: 40/40" in told
+    assert "rationale: 40/40" in told
+
+
 def test_a_cut_off_answer_gets_one_more_try_with_a_higher_limit(potstill: Run, tmp_path: Path) -> None:
     """With generate.truncated_limit each cut-off answer is asked for once more, at the cost of both.
 
@@ -182,3 +198,19 @@ def test_flex_that_is_shed_goes_at_the_standard_price(potstill: Run, tmp_path: P
         assert {entry.service for entry in teacher.log()} == {"flex", "standard"}
     assert float(half["spent_usd"]) == pytest.approx(float(full["spent_usd"]) / 2)
     assert (tmp_path / "other").is_dir()
+
+
+@pytest.mark.parametrize("fault", ["flex-503", "flex-429"])
+def test_shed_flex_is_priced_as_what_it_was_sent_as(potstill: Run, tmp_path: Path, fault: Fault) -> None:
+    """Flex sheds everything: two free refusals, then the standard price, in the ledger, the report and the teacher's bill."""
+    (tmp_path / "questions.txt").write_text("How hot?\nHow loud?\n")
+    settings = EmulatorSettings(latency_s=0.0, faults={fault: 1.0}, log=str(tmp_path / "bill.jsonl"))
+    with running(settings) as teacher:
+        shed = json.loads(potstill("generate", *FLAGS, "--service", "flex", "--json", env=env(teacher)).stdout)
+    rows = read_attempts(tmp_path / "workspace" / "ledger.sqlite3")
+    kinds = Counter((row.service, row.status, row.cost_usd > 0) for row in rows)
+    assert kinds == {("flex", "failed", False): 4, ("standard", "done", True): 2}
+    assert all("-standard-" in f"-{row.price_id}-".replace("/", "-") for row in rows if row.status == "done")
+    report = json.loads(potstill("cost", "report", "--billing", "bill.jsonl", "--json").stdout)
+    assert report["reconciled"]["agrees"]
+    assert Decimal(report["groups"]["service"]["standard"]["usd"]) == Decimal(shed["spent_usd"]) > 0

@@ -173,16 +173,18 @@ def followed(session: Session, *, events: bool) -> Iterator[Report]:
 
 
 def _events(session: Session) -> Report:
-    """A `failed` event for each cell that failed, and `progress` once a second at most."""
-    last, told = float("-inf"), 0
+    """A `failed` event for each request that failed for good, and `progress` once a second and at the end of a step."""
+    last, told, step = float("-inf"), 0, ""
 
     def report(progress: Progress) -> None:
-        nonlocal last, told
+        nonlocal last, told, step
+        if progress.step != step:
+            last, told, step = float("-inf"), 0, progress.step
         for item in progress.failed[told:]:
-            session.event("failed", vars(item))
+            session.event("failed", {"step": step, **vars(item)})
         told = len(progress.failed)
         now = time.monotonic()
-        if now - last >= EVENT_EVERY_S or not progress.left:
+        if now - last >= EVENT_EVERY_S or progress.over:
             last = now
             session.event("progress", _progress_document(progress, now))
 
@@ -192,8 +194,9 @@ def _events(session: Session) -> Report:
 def _progress_document(progress: Progress, now: float) -> dict[str, Any]:
     expected = progress.expected_usd()
     return {
+        "step": progress.step,
         "done": progress.done,
-        "total": progress.total,
+        "total": progress.total or None,
         "paid": progress.paid,
         "failed": len(progress.failed),
         "spent_usd": format(progress.spent_usd, "f"),
@@ -206,21 +209,23 @@ def _progress_document(progress: Progress, now: float) -> dict[str, Any]:
 @contextmanager
 def _bar() -> Iterator[Report]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
     columns = (
-        TextColumn("generate"),
+        TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )
     with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("generate", total=None, note="")
+        tasks: dict[str, TaskID] = {}
 
         def report(progress: Progress) -> None:
+            if progress.step not in tasks:
+                tasks[progress.step] = bar.add_task(progress.step, total=None, note="")
             finished = progress.done + len(progress.failed)
-            bar.update(task, total=progress.total, completed=finished, note=_note(progress))
+            bar.update(tasks[progress.step], total=progress.total or None, completed=finished, note=_note(progress))
 
         yield report
 
@@ -231,12 +236,13 @@ def _lines(session: Session) -> Report:
     def report(progress: Progress) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last >= PLAIN_EVERY_S or not progress.left:
+        if now - last >= PLAIN_EVERY_S or progress.over:
             last = now
             finished = progress.done + len(progress.failed)
+            total = f"/{progress.total}" if progress.total else ""
             eta = progress.eta_s(now)
             left = f", {eta:.0f} s to go" if eta else ""
-            session.say(f"generate: {finished}/{progress.total}, {_note(progress)}{left}")
+            session.say(f"{progress.step}: {finished}{total}, {_note(progress)}{left}")
 
     return report
 

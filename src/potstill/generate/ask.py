@@ -31,7 +31,10 @@ class Failed:
 
 @dataclass
 class Progress:
-    """How far a run is. Dollars are those of this run; `reused` answers were paid for earlier."""
+    """How far a run, or a paid step of it, is. Dollars are those of this run; `reused` answers were paid for earlier.
+
+    `total` is 0 while it is not known how many there will be.
+    """
 
     total: int
     started: float
@@ -39,6 +42,12 @@ class Progress:
     reused: int = 0
     spent_usd: Decimal = Decimal(0)
     failed: list[Failed] = field(default_factory=list)
+    step: str = "generate"
+
+    @property
+    def over(self) -> bool:
+        """Whether everything has been asked for."""
+        return self.total > 0 and self.left == 0
 
     @property
     def paid(self) -> int:
@@ -48,7 +57,7 @@ class Progress:
     @property
     def left(self) -> int:
         """Cells that were not asked for yet."""
-        return self.total - self.done - len(self.failed)
+        return max(0, self.total - self.done - len(self.failed))
 
     def rate(self, now: float) -> float:
         """Answers paid for per second."""
@@ -56,11 +65,11 @@ class Progress:
 
     def eta_s(self, now: float) -> float | None:
         """Seconds to go at this rate; None before the first answer."""
-        return self.left / self.rate(now) if self.paid else None
+        return self.left / self.rate(now) if self.paid and self.total else None
 
     def expected_usd(self) -> Decimal | None:
         """What the whole run will have cost at this run's mean; None before the first paid answer."""
-        return self.spent_usd + self.spent_usd / self.paid * self.left if self.paid else None
+        return self.spent_usd + self.spent_usd / self.paid * self.left if self.paid and self.total else None
 
     def count(self, answers: list[Answer]) -> None:
         """A cell has its answer; `answers` are what was asked for it, the last one being kept."""

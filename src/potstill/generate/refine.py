@@ -8,6 +8,7 @@ are sent as flex then, at the same price.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from typing import TypeVar
 
 from potstill.config import Config, Secrets, with_values
 from potstill.errors import PartialError, PotstillError, TeacherError
+from potstill.generate.ask import Failed, Progress, Report
 from potstill.generate.converse import Conversations
 from potstill.generate.dataset import Extra
 from potstill.generate.forms import schema_check
@@ -47,6 +49,7 @@ class Place:
     workspace: Workspace
     stop: asyncio.Event
     allowed: Callable[[], int | None] = lambda: None
+    report: Report = lambda _: None
 
     @asynccontextmanager
     async def teacher(self, config: Config, command: str, cap: Cap | None = None) -> AsyncIterator[Asks]:
@@ -57,9 +60,12 @@ class Place:
         opened = open_teacher(config, self.secrets, self.workspace, command=command, max_requests=allowed, cap=cap)
         async with opened as teacher:
             watcher = asyncio.create_task(self._watch(teacher.stop))
+            progress = Progress(0, time.monotonic(), step=command)
             try:
-                yield teacher
+                yield _Followed(teacher, progress, self.report)
             finally:
+                progress.total = progress.done + len(progress.failed)
+                self.report(progress)
                 watcher.cancel()
                 with suppress(asyncio.CancelledError):
                     await watcher
@@ -67,6 +73,28 @@ class Place:
     async def _watch(self, then: Callable[[], None]) -> None:
         await self.stop.wait()
         then()
+
+
+@dataclass(frozen=True)
+class _Followed:
+    """A teacher, with a word on how far a step is after each answer."""
+
+    teacher: Asks
+    progress: Progress
+    report: Report
+
+    async def ask(self, request: TeacherRequest) -> Answer:
+        """Answer one request; raises what the teacher raises."""
+        try:
+            answer = await self.teacher.ask(request)
+        except TeacherError as error:
+            failed = Failed(request.role or "", "", request.sample, error.reason, error.message)
+            self.progress.failed.append(failed)
+            self.report(self.progress)
+            raise
+        self.progress.count([answer])
+        self.report(self.progress)
+        return answer
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def load_plan(config: Config) -> Plan:
 
 async def generate(config: Config, secrets: Secrets, workspace: Workspace, terms: Terms) -> Outcome:
     """Get every answer of the plan that is not in the ledger yet, then write the dataset from all of them."""
-    place = Place(config, secrets, workspace, terms.stop, requests_left(workspace, terms.max_requests))
+    place = Place(config, secrets, workspace, terms.stop, requests_left(workspace, terms.max_requests), terms.report)
     prepares = not terms.offline and terms.pilot is None and not terms.cancel_batches
     pool = await grow_prompts(place) if prepares else None
     second = await grow_near_failures(place, terms.encode) if prepares and terms.encode is not None else None

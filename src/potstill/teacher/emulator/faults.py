@@ -22,6 +22,9 @@ HTTP: dict[str, tuple[int, str, str]] = {
 }
 """Plain errors: status, name, message."""
 
+SHED = {"flex-503": "http-503", "flex-429": "bare-429"}
+"""What flex alone refuses when load is high, and the error that says so."""
+
 QUOTA = frozenset({"minute-429", "daily-429", "zero-429", "spend-429"})
 """Refusals with QuotaFailure, whatever the quotas say."""
 
@@ -50,14 +53,18 @@ class Faults:
     def __init__(self, settings: EmulatorSettings) -> None:
         self._random = random.Random(settings.seed)  # noqa: S311  (a simulation)
         self._spread = settings.latency_spread
-        self._requests = _scope(settings, frozenset(settings.faults) - {n for n in settings.faults if "batch" in n})
+        self._requests = _scope(
+            settings, frozenset(name for name in settings.faults if "batch" not in name and name not in SHED)
+        )
+        self._flex = _scope(settings, frozenset(SHED))
         self._lines = _scope(settings, LINE)
         self._jobs = _scope(settings, JOB)
         self._shares = {str(name): share for name, share in settings.faults.items()}
 
-    def of_request(self) -> str | None:
-        """The fault of one request to a model."""
-        return self._drawn(self._requests)
+    def of_request(self, service: str = "standard") -> str | None:
+        """The fault of one request to a model; flex may be shed where the same request would be served."""
+        shed = self._drawn(self._flex) if service == "flex" else None
+        return SHED[shed] if shed is not None else self._drawn(self._requests)
 
     def of_line(self) -> str | None:
         """The fault of one line of a batch."""

@@ -147,7 +147,7 @@ class Emulator:
         quota = self._quotas.admit(asked.model, time.time(), asked.input_tokens)
         if quota is not None:
             self._refuse(asked, method, over_quota(asked.model, quota), "quota")
-        fault = self._faults.of_request()
+        fault = self._faults.of_request(asked.service)
         if fault in QUOTA:
             self._refuse(asked, method, self._quota_fault(asked, fault), fault)
         if fault == "unbilled":

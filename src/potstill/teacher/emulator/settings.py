@@ -14,6 +14,8 @@ Fault = Literal[
     "http-503",
     "http-504",
     "bare-429",
+    "flex-503",
+    "flex-429",
     "minute-429",
     "daily-429",
     "zero-429",
