@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from potstill.infer.edge import GRAPH_FILE, EdgeIndex, Graph
-from potstill.infer.graph import LOOK_EVERY, GrowingIndex
+from potstill.infer.graph import LOOK_EVERY, GrowingIndex, roomy
 from potstill.infer.index import MemoryIndex, catch_up
 from potstill.infer.store import EntryStore, Fresh
 
@@ -82,6 +82,12 @@ def test_a_small_index_has_no_graph(store: EntryStore, tmp_path: Path) -> None:
         index.search(vector(7), "s", 3)
     assert [path.name for path in (tmp_path / "index").iterdir()] == ["edge"]
     index.close()
+
+
+def test_room_on_the_disk_is_asked_for_before_it_is_used(tmp_path: Path) -> None:
+    """A folder that is yet to be made counts as its disk; what no disk has room for is told in time."""
+    assert roomy(tmp_path / "not" / "there")
+    assert not roomy(tmp_path, 10**18)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 from potstill.config import CacheConfig
 from potstill.errors import MachineError, PotstillError
 from potstill.infer.encoder import Encoder, Vector, load_encoder
-from potstill.infer.graph import GrowingIndex
+from potstill.infer.graph import GrowingIndex, roomy
 from potstill.infer.index import BrokenIndexError, Index, IndexBusyError, MemoryIndex, catch_up, open_local, open_server
 from potstill.infer.store import Entry, EntryStore, Fresh
 from potstill.records import text_sha
@@ -173,7 +173,7 @@ def entries_file(config: CacheConfig, workspace: Workspace) -> Path:
 
 
 def _open_index(config: CacheConfig, folder: Path, store: EntryStore, encoder: Encoder) -> OpenIndex:
-    """The configured index; while another process holds an embedded one, a copy in memory."""
+    """The configured index; while another process holds an embedded one, or the disk is full, a copy in memory."""
     name = text_sha(encoder.id)[:16]
     if config.url is not None:
         collection = f"potstill-{store.id}-{name}"
@@ -181,6 +181,8 @@ def _open_index(config: CacheConfig, folder: Path, store: EntryStore, encoder: E
         return _trusted(OpenIndex(server, collection), store, new=server.fresh)
     kind = f"{config.index}-{name}-{store.id[:8]}"
     new = not (folder / kind).is_dir()
+    if not roomy(folder):
+        return OpenIndex(MemoryIndex())
     open_it = partial(_open_embedded, config.index, folder / kind, store, encoder)
     try:
         opened = open_it()

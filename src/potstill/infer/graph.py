@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from potstill.errors import MachineError
 from potstill.infer.edge import EdgeIndex, Graph
 from potstill.infer.encoder import Vector
 from potstill.infer.index import Near, catch_up
@@ -26,6 +27,11 @@ BUILD_SHARE = 0.25
 LOOK_EVERY = 100
 """Whether a graph is wanted is looked at once in so many searches; a command that asks once never does."""
 SEQ_FILE = "seq"
+LEAST_FREE_BYTES = 200_000_000
+"""Qdrant Edge maps its files: on a full disk the system kills the process that writes to them, so it stops before."""
+GRAPH_COPIES = 3
+"""Times its vectors' size that a new index with its graph may take while it is built."""
+FLOAT_BYTES = 4
 NICE = 10
 
 
@@ -49,7 +55,10 @@ class GrowingIndex:
         return self._index.graph
 
     def upsert(self, points: Sequence[StoredVector]) -> None:
-        """Add or replace vectors."""
+        """Add or replace vectors; raises MachineError where the disk is nearly full."""
+        if not roomy(self._folder):
+            message = f"the disk of {self._folder} is nearly full"
+            raise MachineError(message, hint="free some space; until then the index is kept in memory")
         self._index.upsert(points)
 
     def search(self, vector: Vector, scope: str, limit: int) -> list[Near]:
@@ -81,7 +90,9 @@ class GrowingIndex:
 
     def _worth_building(self) -> bool:
         inside = self._index.graph.vectors if self._index.graph else 0
-        return self._index.loose() > max(self._build_from, BUILD_SHARE * inside)
+        if self._index.loose() <= max(self._build_from, BUILD_SHARE * inside):
+            return False
+        return roomy(self._folder, GRAPH_COPIES * FLOAT_BYTES * self._dims * self._index.count())
 
     def _take_over(self, building: _Building) -> None:
         """Put a finished index in place of this one. A kill on the way costs the index, which is rebuilt."""
@@ -97,6 +108,12 @@ class GrowingIndex:
                 self._index = EdgeIndex(self._folder, self._dims)
             catch_up(self._store, self._index, self._encoder, seq)
             self._building = None
+
+
+def roomy(folder: Path, extra_bytes: int = 0) -> bool:
+    """Whether there is disk enough for an index in a folder, which need not be there yet, to go on safely."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(there).free >= LEAST_FREE_BYTES + extra_bytes
 
 
 class _Building:
