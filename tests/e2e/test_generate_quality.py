@@ -157,7 +157,7 @@ def test_a_second_round_near_failures(potstill: Run, tmp_path: Path, teacher: Ru
     command = ("generate", "--prompts", "questions.txt", "--from-failures", "student/verdict.json", "--json")
     sizes = ("--set", "generate.failures.target=12", "--set", "cache.encoder=hashing")
     planned = json.loads(potstill(*command, *sizes, "--plan").stdout)
-    assert [step["step"] for step in planned["steps"]] == ["failures"]
+    assert [step["step"] for step in planned["steps"]] == ["failures", "new_answers"]
     poor = potstill(*command, *sizes, "--set", "generate.failures.max_usd=0.0001", env=env)
     assert poor.returncode == 4, poor.stderr
     assert "generate.failures.max_usd" in poor.stderr
