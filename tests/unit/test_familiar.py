@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from potstill.distill.asking import Judged
 from potstill.distill.router import Nearness, router_rule
 from potstill.errors import InputError, TeacherError
 from potstill.infer.encoder import HashingEncoder
+from potstill.infer.store import EntryStore
 from potstill.records import Familiar, Message, RouterRule
 from potstill.student.familiar import known_questions, nearness, read_known, write_known
 from potstill.workspace import Workspace, write_atomic
@@ -189,3 +191,24 @@ async def test_a_chat_is_measured_by_all_that_was_asked(tmp_path: Path) -> None:
     assert found.taught_cosine is not None
     assert alone.taught_cosine is not None
     assert found.taught_cosine < alone.taught_cosine
+
+
+async def test_busy_encoder_is_waited_for(tmp_path: Path) -> None:
+    """The cache goes on without a vector that is late; the student's rule waits for it, and it is stored with the answer."""
+    wise(tmp_path)
+
+    class Late(HashingEncoder):
+        def unreadable(self, text: str) -> str | None:
+            """Take longer than the cache waits."""
+            time.sleep(0.2)
+            return super().unreadable(text)
+
+    chosen = with_values(student_config(), cache={"deadline_s": 0.01})
+    async with routing(tmp_path, plain(), RoleStudent(), chosen) as router:
+        router._layers._cache._make_encoder = Late
+        found = (await router.answer(FOREIGN)).trace
+    with EntryStore(Workspace(tmp_path).cache_entries) as store:
+        assert len(store.numbers(HashingEncoder().id)) == 1
+    assert found.route == "teacher"
+    assert "no vector within 0.01 s" in found.reason
+    assert "foreign to the student" in found.reason

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -125,7 +126,9 @@ class Router:
 
     def _nearness(self, settings: Settings) -> Callable[[Work], Awaitable[Nearness]] | None:
         familiar = settings.policy.familiar
-        return Taught(familiar, settings.questions, self._layers.read).nearness if familiar else None
+        limit = settings.config.infer.student_timeout_s
+        read = partial(self._layers.read, within_s=limit)
+        return Taught(familiar, settings.questions, read).nearness if familiar else None
 
     def _follow(self) -> str | None:
         """Take over what has changed on disk; gives what is wrong with it, where something is."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -64,7 +64,7 @@ class CacheLayers:
         if self._config.hash_questions:
             work.notes.append("semantic cache off: questions are kept as hashes")
             return None
-        read = await self._read(work, work.question)
+        read = await self._read(work, work.question, self._config.deadline_s)
         if read is None or read.encoder is None:
             return None
         with _passing_by(work):
@@ -157,28 +157,35 @@ class CacheLayers:
         for item in judged:
             self._cache.store.note_judged(item, time.time())
 
-    async def read(self, work: Work) -> Neighbourhood | None:
-        """The vector of all that a chat has asked; not read twice, nor where the encoder has just failed."""
-        if work.unread or (not work.history and work.read.encoder is not None):
-            return None if work.unread else work.read
-        asked = [turn.content for turn in work.history if turn.role == "user"]
-        return await self._read(work, "\n".join([*asked, work.question]))
+    async def read(self, work: Work, within_s: float) -> Neighbourhood | None:
+        """The vector of all that a chat has asked; a reading that the cache did not wait for is waited for here.
 
-    async def _read(self, work: Work, text: str) -> Neighbourhood | None:
-        """A text's vector; None after the deadline, or where the encoder cannot be had."""
-        found = await self._in_time(work, self._encoded(text), "vector")
-        work.unread = found is None
+        None where the encoder failed, or took longer than `within_s`.
+        """
+        if work.read.encoder is not None:
+            return work.read
+        if work.reading is not None and work.reading.done() and work.reading.exception() is not None:
+            return None  # it has just been told
+        asked = [turn.content for turn in work.history if turn.role == "user"]
+        found = await self._read(work, "\n".join([*asked, work.question]), within_s)
+        if found is not None and not work.history:
+            work.read = found
         return found
 
-    async def _in_time(self, work: Work, reading: Coroutine[Any, Any, T], what: str) -> T | None:
+    async def _read(self, work: Work, text: str, within_s: float) -> Neighbourhood | None:
+        """A text's vector; None after the deadline, or where the encoder cannot be had."""
+        if work.reading is None:
+            work.reading = asyncio.create_task(self._encoded(text))
+        return await self._in_time(work, work.reading, "vector", within_s)
+
+    async def _in_time(self, work: Work, task: asyncio.Task[T], what: str, within_s: float) -> T | None:
         """What a model says; None after the deadline, or where it fails."""
-        task = asyncio.create_task(reading)
         self._readings.add(task)
         task.add_done_callback(self._readings.discard)
-        done, _ = await asyncio.wait([task], timeout=self._config.deadline_s)
+        done, _ = await asyncio.wait([task], timeout=within_s)
         if not done:
             task.add_done_callback(_forgotten)
-            work.notes.append(f"semantic cache passed by: no {what} within {self._config.deadline_s:g} s")
+            work.notes.append(f"semantic cache passed by: no {what} within {within_s:g} s")
             return None
         with _passing_by(work):
             return task.result()
@@ -226,7 +233,8 @@ class CacheLayers:
             async with self._encoding:
                 return await asyncio.to_thread(score)
 
-        found = await self._in_time(work, scored(), "word of the cross-encoder") or []
+        limit = self._config.deadline_s
+        found = await self._in_time(work, asyncio.create_task(scored()), "word of the cross-encoder", limit) or []
         return [replace(one, crossed=value) for one, value in zip(candidates, found, strict=False)]
 
     async def _audit(self, work: Work, near: Neighbour) -> bool:

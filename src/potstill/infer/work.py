@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -26,7 +27,7 @@ class RouterAnswer(Record):
 class Work:
     """One question on its way: what is known so far, and why the steps before did not answer.
 
-    `tell` takes Gemini's answer while it arrives. `unread`: the encoder failed or was too slow. `sample` says which answer of Gemini is wanted: the ledger gives an equal request its old answer for nothing, which is
+    `tell` takes Gemini's answer while it arrives. `reading`: the encoder at work. `sample` says which answer of Gemini is wanted: the ledger gives an equal request its old answer for nothing, which is
     right after a crash, and wrong once that answer was forgotten or has expired. `near` is the nearest cached question
     that no guard spoke against, with its `score`; `shadowed`: it would have been served. `foreign`: the student was taught
     nothing like it; `taught_cosine`: how near the nearest training question is.
@@ -43,7 +44,7 @@ class Work:
     tell: Callable[[str], None] | None = None
     notes: list[str] = field(default_factory=list)
     read: Neighbourhood = field(default_factory=Neighbourhood)
-    unread: bool = False
+    reading: asyncio.Task[Neighbourhood] | None = None
     spent: Decimal = Decimal(0)
     roles: tuple[str, ...] = ()
     sample: int = 0
