@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from potstill.config import FilterConfig
+from potstill.generate.phrases import refusal_in
 from potstill.generate.sift import Gauge, Kept, Rejection, Score, repeated_share, sift
 from potstill.records import Message, Sample, Usage
 
@@ -126,3 +129,16 @@ def test_a_loop_is_seen_and_its_share_is_a_share(piece: str, times: int) -> None
     assert 0 <= share <= 1
     if len((piece * times).rstrip()) >= 40 and piece == piece.strip():
         assert share > 0.5
+
+
+def test_refusals_are_told_from_answers_that_look_like_one() -> None:
+    """In the development half of the labelled set, and so in Simplified characters; a quoted refusal is none."""
+    lines = (Path(__file__).parents[2] / "benchmarks" / "sifting.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [row for row in map(json.loads, lines) if row["half"] == "development" and row["refusal"] is not None]
+    found = [(row["refusal"], refusal_in(row["text"]) is not None) for row in rows]
+    assert found.count((True, True)) >= 40
+    assert found.count((True, False)) <= 1
+    assert found.count((False, True)) == 0
+    assert refusal_in("很抱歉，我无法协助您处理这个请求。") == "抱歉,我无法协助"
+    assert refusal_in('"I cannot help with that."') is not None
+    assert refusal_in('The bot says "I cannot help with that."') is None
