@@ -118,7 +118,7 @@ def page(metrics: Metrics, about: dict[str, Any], now: float) -> str:
     )
     facts = {
         "student": about["student"],
-        "up": f"{hours:.1f} h",
+        "up": f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min",
         "running, waiting": f"{about['running']}, {about['waiting']} (at most {about['max_batch']}, {about['max_queue']})",
         **_savings(metrics),
     }
@@ -152,6 +152,7 @@ dt { opacity: .7; } dd { margin: 0; overflow-wrap: anywhere; } div { overflow-x:
 table { border-collapse: collapse; width: 100%; margin-top: 1.5rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .35rem .6rem; border-bottom: 1px solid #8884; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
+td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 8rem; }
 </style></head><body><h1>potstill serve-local</h1><dl>{facts}</dl>
 <div><table><thead><tr><th>model</th><th>requests</th><th>prompt tokens</th><th>answer tokens</th><th>an hour</th></tr>
 </thead><tbody>{rows}</tbody></table></div></body></html>
