@@ -35,7 +35,7 @@ def save_model(folder: Path, seed: int, vocabulary: int = VOCABULARY, scale: flo
     words = {f"w{number}": number for number in range(vocabulary)}
     raw = Tokenizer(models.WordLevel(words, unk_token="w0"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="w0", eos_token="w1", pad_token="w2")
-    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {{ eos_token }}{% endfor %}"
     tokenizer.save_pretrained(folder)
     return folder
 

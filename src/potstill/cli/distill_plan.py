@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,13 @@ from potstill.cli.session import Session
 from potstill.errors import InputError, UsageError
 from potstill.pricing.compute import load_compute
 from potstill.pricing.tokens import estimate_tokens
-from potstill.student.fit import GIB, Memory, Recipe, training_memory
+from potstill.student.fit import GIB, Memory, Recipe, training_memory, weight_bytes
 from potstill.student.machine import inspect_machine
 from potstill.student.plan import LOSS_ROWS, USABLE_GIB, Choice, Effort, Power, choose, effort
 from potstill.student.shape import read_shape
 
 if TYPE_CHECKING:
+    from potstill.config import Config
     from potstill.student.fit import Shape
     from potstill.student.machine import Gpu
 
@@ -33,17 +34,22 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Place:
-    """The card that is planned for: its name, free bytes, and power where it is known."""
+    """The card that is planned for: its name, free bytes, and power where it is known.
+
+    `held_bytes`: what a local teacher of soft targets takes, no longer among the free ones.
+    """
 
     name: str
     free_bytes: int
     power: Power | None
+    held_bytes: int = 0
 
 
 def show_plan(session: Session, card: str | None, memory_gib: float | None) -> None:
     """Plan for the named card or memory, else for this machine's largest GPU; reads config.json and no weights."""
     config = session.config
-    place, shape = _place(session.workspace.root, card, memory_gib), read_shape(config.student)
+    place = _beside_teacher(_place(session.workspace.root, card, memory_gib), config)
+    shape = read_shape(config.student)
     rank = config.distill.lora.r
     asked = Recipe(
         tokens=config.distill.tokens_per_batch or DEFAULT_TOKENS,
@@ -63,6 +69,7 @@ def show_plan(session: Session, card: str | None, memory_gib: float | None) -> N
         "parameters": shape.parameters,
         "card": place.name,
         "free_bytes": place.free_bytes,
+        "local_teacher_bytes": place.held_bytes,
         "config": {**asdict(memory), "tokens": asked.tokens, "fits": memory.need <= place.free_bytes},
         "best": _best(best),
         "effort": asdict(work) if work else None,
@@ -87,6 +94,16 @@ def _place(folder: Path, card: str | None, memory_gib: float | None) -> Place:
         raise UsageError(message, hint="name one: --card T4, or --memory-gib 8")
     gpu = max(gpus, key=lambda found: found.free_bytes)
     return Place(gpu.name, gpu.free_bytes, _power_of(gpu))
+
+
+def _beside_teacher(place: Place, config: Config) -> Place:
+    """What is left beside the weights of the local teacher, which stay on the card while the student learns."""
+    soft, student = config.distill.soft_targets, config.student
+    if soft.teacher is None:
+        return place
+    shape = read_shape(student.model_copy(update={"base": soft.teacher, "revision": soft.revision}))
+    held = weight_bytes(shape, nf4=student.quantization == "nf4")
+    return replace(place, free_bytes=max(0, place.free_bytes - held), held_bytes=held)
 
 
 def _power_of(gpu: Gpu) -> Power | None:
@@ -142,6 +159,7 @@ def _lines(shape: Shape, place: Place, asked: Recipe, memory: Memory, best: Choi
     kept = "computed twice" if asked.checkpointing else "kept"
     lines = [
         f"{shape.name}: {shape.parameters / 1e9:.2f} billion parameters; {place.name}: {place.free_bytes / GIB:.1f} GiB",
+        *([f"the local teacher takes {place.held_bytes / GIB:.1f} GiB beside that"] if place.held_bytes else []),
         f"as configured ({how}, activations {kept}): {fits}",
         *(f"  {name:28} {size / GIB:7.2f} GiB" for name, size in parts),
     ]

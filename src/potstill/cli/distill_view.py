@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from potstill.cli.session import Session, colour_wanted
 
 if TYPE_CHECKING:
+    from potstill.config import SoftTargets
     from potstill.distill.preview import Stretch
     from potstill.distill.run import Prepared
 
@@ -33,12 +34,21 @@ def show_dry_run(session: Session, found: Prepared) -> None:
     lines = [
         f"would train on {size}; {numbers['held_out']} samples are held out for the verdict",
         *([f"two tasks: the answer, and {numbers['rationales']} rationales"] if numbers["rationales"] else []),
+        *_soft(session.config.distill.soft_targets),
         ", ".join(f"{name} {numbers[name]}" for name in ("truncated", "dropped", "duplicates", "leaks")),
         *(f"note: {note}" for note in notes),
         f"samples, with what is learned {how}:",
         *(painted(stretches, colour=colour) for stretches in shown),
     ]
     session.show_plan(document, "\n".join(lines))
+
+
+def _soft(soft: SoftTargets) -> list[str]:
+    """Who scores what, where there is a local teacher."""
+    if soft.teacher is None:
+        return []
+    own = f", of them {soft.on_policy:.0%} written by the student in each step" if soft.on_policy else ""
+    return [f"soft targets ({soft.divergence}) by the local teacher {visible(soft.teacher)} on these answers{own}"]
 
 
 def painted(stretches: list[Stretch], *, colour: bool) -> str:

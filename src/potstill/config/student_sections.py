@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from potstill.config.sections import SafeName, Section
 
@@ -59,6 +59,17 @@ class SoftTargets(Section):
     divergence: Literal["forward", "reverse", "jsd"] = Field(
         "forward", description="KL of teacher to student, of student to teacher, or Jensen-Shannon."
     )
+    on_policy: float = Field(
+        0.0, ge=0, le=1, description="Share of answers that the student writes itself for that teacher to score (GKD)."
+    )
+    max_new_tokens: int = Field(128, ge=1, description="Limit of an answer that the student writes itself.")
+
+    @model_validator(mode="after")
+    def _scored(self) -> SoftTargets:
+        if self.on_policy and self.teacher is None:
+            message = "on_policy needs soft_targets.teacher, which scores what the student writes"
+            raise ValueError(message)
+        return self
 
 
 class RationaleTask(Section):

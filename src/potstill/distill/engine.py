@@ -39,6 +39,8 @@ class Engine:
     limit: TokenLimit
     accelerator: Any = None
     admit: Admit = admit_all
+    refresh: Callable[[Sequence[Document]], Sequence[Document]] = list
+    """May change a step's documents before they are trained on (see `on_policy`)."""
     dropout: bool = False
     may_checkpoint: bool = False
     """Whether activation checkpointing may be switched on when memory runs out, before batches are split."""

@@ -59,13 +59,13 @@ def head_of(model: Any) -> Head:
 
 
 def token_loss(hidden: Any, head: Head, packed: Packed) -> Any:
-    """Weighted sum over the learned tokens of -log p(token), in nats; differentiable in `hidden` (learned, hidden).
+    """Weighted sum, by `packed.hard`, over the learned tokens of -log p(token), in nats; differentiable in `hidden` (learned, hidden).
 
     Because the head is frozen, the gradient of the sum is known as soon as the logits are: it is made in the same pass
     and the logits are dropped, 4 * rows * hidden * vocabulary FLOP in place of 6 (compare arXiv 2410.10989, which
     does this in one kernel for a head that learns).
     """
-    return _function().apply(hidden, head, packed.targets, packed.weights)
+    return _function().apply(hidden, head, packed.targets, packed.hard)
 
 
 @cache

@@ -15,11 +15,15 @@ UNLEARNED = -100
 
 @dataclass(frozen=True)
 class Document:
-    """One encoded chat. `labels` are its own ids, or -100 where nothing is learned; `weight` scales its loss."""
+    """One encoded chat. `labels` are its own ids, or -100 where nothing is learned; `weight` scales its loss.
+
+    `sampled`: the student wrote the answer itself, so that its tokens are not right by definition.
+    """
 
     ids: tuple[int, ...]
     labels: tuple[int, ...]
     weight: float = 1.0
+    sampled: bool = False
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Document:
@@ -67,7 +71,7 @@ class Packed:
     """One micro-batch as one row.
 
     `input_ids`, `position_ids`: (1, tokens). `rows`: (learned,), the positions whose next token is learned;
-    `targets`, `weights`: (learned,).
+    `targets`, `weights`: (learned,). `hard`: (learned,), the weights again, but 0 where the student wrote the token.
     """
 
     input_ids: Any
@@ -76,6 +80,7 @@ class Packed:
     rows: Any
     targets: Any
     weights: Any
+    hard: Any
 
 
 def split(documents: Sequence[Document], limit: int | None) -> list[list[Document]]:
@@ -108,12 +113,13 @@ def pack(documents: Sequence[Document], device: Any) -> Packed:
     ordered = sorted(documents, key=lambda each: -len(each.ids))
     lengths = [len(document.ids) for document in ordered]
     starts = [0, *accumulate(lengths)]
-    rows, targets, weights = [], [], []
+    rows, targets, weights, hard = [], [], [], []
     for start, document in zip(starts, ordered, strict=False):
         at = [place for place, label in enumerate(document.labels) if label != UNLEARNED and place > 0]
         rows += [start + place - 1 for place in at]
         targets += [document.labels[place] for place in at]
         weights += [document.weight] * len(at)
+        hard += [0.0 if document.sampled else document.weight] * len(at)
     return Packed(
         input_ids=torch.tensor([[token for document in ordered for token in document.ids]]).to(device),
         position_ids=torch.tensor([[place for length in lengths for place in range(length)]]).to(device),
@@ -121,6 +127,7 @@ def pack(documents: Sequence[Document], device: Any) -> Packed:
         rows=torch.tensor(rows, dtype=torch.long).to(device),
         targets=torch.tensor(targets, dtype=torch.long).to(device),
         weights=torch.tensor(weights, dtype=torch.float32).to(device),
+        hard=torch.tensor(hard, dtype=torch.float32).to(device),
     )
 
 

@@ -18,6 +18,7 @@ from potstill.distill.effort import Effort, board_power, machine_counters
 from potstill.distill.engine import cross_entropy
 from potstill.distill.heldout import question_of
 from potstill.distill.judge import Case, Evidence, own_agreement, verdict
+from potstill.distill.on_policy import student_writes
 from potstill.distill.processes import is_first_process, leave_group, training_cards
 from potstill.distill.progress import Follow
 from potstill.distill.rationales import training_rows
@@ -213,13 +214,15 @@ def _train_all(config: Config, files: StudentFiles, prepared: Prepared, follow: 
 def _jobs(config: Config, files: StudentFiles, prepared: Prepared) -> Iterator[Job]:
     plan_id, soft = prepared.plan_id, config.distill.soft_targets
     objective = cross_entropy if soft.teacher is None else soft_objective(config.student, soft)
+    refresh = student_writes(config.student, config.distill) if soft.on_policy else None
     if config.distill.adapters == "shared":
         rows = prepared.train, prepared.validation
-        yield Job(config.distill, *rows, files.checkpoints, files.adapter, plan_id, objective)
+        yield Job(config.distill, *rows, files.checkpoints, files.adapter, plan_id, objective, refresh=refresh)
         return
     for role in prepared.data.roles:
         folder, adapter = files.checkpoints / role.name, files.role_adapter(role.name)
-        yield Job(config.distill, *_rows_of(role.name, config, prepared), folder, adapter, plan_id, objective)
+        rows = _rows_of(role.name, config, prepared)
+        yield Job(config.distill, *rows, folder, adapter, plan_id, objective, refresh=refresh)
 
 
 def _rows_of(role: str, config: Config, prepared: Prepared) -> tuple[Rows, Rows]:

@@ -14,6 +14,7 @@ from typing import Any
 from potstill.config import DistillConfig, StudentConfig
 from potstill.distill.data import Rows
 from potstill.distill.engine import Engine, Objective, choose_checkpointing, cross_entropy, use_packing
+from potstill.distill.on_policy import Refresh
 from potstill.distill.oom import Admit, TokenLimit, admit_all, machine_name
 from potstill.distill.packing import Document
 from potstill.distill.processes import refuse_sharding
@@ -32,7 +33,8 @@ LOGGING_STEPS = 10
 class Job:
     """One training run: what, on which rows, and where its checkpoints and its adapter go.
 
-    `objective` makes what is minimised from the base; `admit` may refuse a micro-batch (see `oom`).
+    `objective` makes what is minimised from the base; `admit` may refuse a micro-batch (see `oom`); `refresh`
+    makes, from the PEFT model, what may change a step's documents (see `on_policy`).
     """
 
     distill: DistillConfig
@@ -43,6 +45,7 @@ class Job:
     plan_id: str
     objective: Callable[[Any], Objective] = cross_entropy
     admit: Admit = admit_all
+    refresh: Callable[[Any], Refresh] | None = None
 
 
 def train(config: StudentConfig, job: Job, follow: Follow) -> list[dict[str, float]]:
@@ -161,6 +164,8 @@ def _engine(base: Any, job: Job) -> Engine:
     )
     dropout = job.distill.lora.dropout > 0
     engine = Engine(model, job.objective(base), limit, admit=job.admit, dropout=dropout, rounds=rounds)
+    if job.refresh is not None:
+        engine.refresh = job.refresh(model)
     choose_checkpointing(engine, job.distill.activation_checkpointing)
     return engine
 

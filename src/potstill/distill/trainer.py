@@ -37,7 +37,7 @@ def lora_trainer(engine: Engine, distill: DistillConfig, arguments: Any, splits:
         def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
             """Fill the gradients from a list of documents."""
             model.train()
-            return engine.step(inputs)
+            return engine.step(engine.refresh(inputs))
 
         def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], None]:
             """The next batches; their tokens are counted by the engine."""

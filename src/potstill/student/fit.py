@@ -87,8 +87,7 @@ def training_memory(shape: Shape, recipe: Recipe) -> Memory:
 
     Activations of a layer and logits are never held at once, so the larger of the two counts.
     """
-    linear_bytes = NF4_BYTES_PER_PARAMETER if recipe.nf4 else 2
-    weights = int(linear_bytes * (shape.linear_parameters + shape.unused_parameters) + 2 * shape.embedding_parameters)
+    weights = weight_bytes(shape, nf4=recipe.nf4)
     adapters = shape.lora_parameters(recipe.rank) * (4 + 4 + 8)
     stored, layer = _activations(shape, recipe)
     if recipe.nf4:
@@ -97,6 +96,12 @@ def training_memory(shape: Shape, recipe: Recipe) -> Memory:
     logits = bytes_each * shape.vocabulary * rows
     peak = weights + adapters + stored + max(layer, logits)
     return Memory(weights, adapters, stored + layer, logits, peak, int(1.05 * peak) + CONTEXT_BYTES)
+
+
+def weight_bytes(shape: Shape, *, nf4: bool) -> int:
+    """Bytes of the frozen weights; embeddings stay in 16 bits."""
+    linear_bytes = NF4_BYTES_PER_PARAMETER if nf4 else 2
+    return int(linear_bytes * (shape.linear_parameters + shape.unused_parameters) + 2 * shape.embedding_parameters)
 
 
 def _activations(shape: Shape, recipe: Recipe) -> tuple[int, int]:

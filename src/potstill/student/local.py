@@ -104,12 +104,8 @@ class LocalStudent:
 
     def open(self, slots: int) -> _LocalEngine:
         """An engine over this student's base and roles."""
-        engine: SlotEngine | StaticEngine
-        if fits_slots(self._model):
-            engine = SlotEngine(self._model, self._bank, self._prefixes, slots)
-        else:
-            engine = StaticEngine(self._model, self._bank, self._tokenizer.pad_token_id, slots)
-        return _LocalEngine(self, engine)
+        pad = self._tokenizer.pad_token_id
+        return _LocalEngine(self, open_engine(self._model, self._bank, self._prefixes, pad, slots))
 
     def take(self, loaded: Loaded) -> None:
         """Serve a student's roles from the next query on; roles of the same name give way to them.
@@ -246,6 +242,11 @@ class _LocalEngine:
         """Change the student's roles between two steps, then unload what nothing needs any more."""
         change(self._student)
         self._student.tidy(self._engine.adapters)
+
+
+def open_engine(model: Any, bank: AdapterBank, prefixes: Prefixes, pad: int, slots: int) -> SlotEngine | StaticEngine:
+    """An engine over a base and its adapters: slots where its family fits them, else static batches."""
+    return SlotEngine(model, bank, prefixes, slots) if fits_slots(model) else StaticEngine(model, bank, pad, slots)
 
 
 def _all_pieces(engine: _LocalEngine, prepared: Sequence[Row]) -> Iterator[Piece]:
