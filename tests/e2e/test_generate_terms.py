@@ -102,7 +102,9 @@ def test_a_run_is_capped_and_then_made_whole_offline(potstill: Run, tmp_path: Pa
     capped = potstill("generate", *FLAGS, "--max-requests", "10", "--json", env=env(teacher))
     assert (capped.returncode, len(teacher.log())) == (4, 10)
     assert json.loads(capped.stdout)["left"] == 30
-    offline = json.loads(potstill("generate", *FLAGS, "--offline", "--json").stdout)
+    told = potstill("generate", *FLAGS, "--offline", "--json")
+    assert "run it without --offline" in told.stderr
+    offline = json.loads(told.stdout)
     assert (offline["exit_code"], len(offline["failed"]), offline["failed"][0]["reason"]) == (6, 30, "offline")
     assert potstill("generate", *FLAGS, env=env(teacher)).returncode == 0
     before = (tmp_path / "workspace" / "dataset" / "train.jsonl").read_bytes()

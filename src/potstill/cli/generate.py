@@ -140,7 +140,9 @@ def _error(outcome: Outcome) -> PotstillError | None:
     if not outcome.failed:
         return None
     message = f"{len(outcome.failed)} of the answers could not be had"
-    return PartialError(message, hint="run the same command again: it asks for just these")
+    again = "run the same command again: it asks for just these"
+    offline = all(item.reason == "offline" for item in outcome.failed)
+    return PartialError(message, hint="run it without --offline: it asks for just these" if offline else again)
 
 
 def _show_plan(session: Session) -> None:
