@@ -16,7 +16,7 @@ from google.genai import errors, types
 
 from potstill.records import Usage
 from potstill.teacher.emulator import EmulatorSettings, Running, running
-from potstill.teacher.emulator.faults import ANSWER, HTTP, JOB, QUOTA
+from potstill.teacher.emulator.faults import ANSWER, HTTP, JOB, QUOTA, SHED
 from potstill.teacher.emulator.settings import Fault
 
 pytestmark = [
@@ -57,7 +57,16 @@ def details(error: errors.APIError) -> dict[str, dict[str, Any]]:
 
 def test_every_fault_is_tested() -> None:
     """The faults that the settings know are those of the tables and lists that the tests go through."""
-    assert {*HTTP, *QUOTA, *ANSWER, *BROKEN, *BATCH} == set(get_args(Fault))
+    assert {*HTTP, *QUOTA, *ANSWER, *BROKEN, *BATCH, *SHED} == set(get_args(Fault))
+
+
+@pytest.mark.parametrize(("fault", "status"), [("flex-503", 503), ("flex-429", 429)])
+async def test_flex_alone_is_shed(fault: str, status: int) -> None:
+    """A flex request is refused for want of capacity; the same one at the standard service is answered."""
+    async with asking(faults={fault: 1.0}) as (client, _):
+        assert (await refused(client, service_tier="flex")).code == status
+        answered = await client.aio.models.generate_content(model=MODEL, contents="Q")
+        assert answered.text
 
 
 @pytest.mark.parametrize("fault", sorted(HTTP))
