@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import httpx
 import openai
 import pytest
-from tests.contract.test_serve_hybrid_limits import Router
+from tests.contract.test_serve_hybrid_limits import HEADERS, Router
 from tests.contract.test_serve_openai import KEY, QUESTION, Running
 
 from potstill.config import ServeLimits
@@ -60,6 +61,8 @@ def test_text_arrives_while_it_is_written(tmp_path: Path) -> None:
         for chunk in stream:
             said += chunk.choices[0].delta.content or ""
             if said == "routed: ":
+                seen = httpx.get(str(client.base_url.join("/metrics")), headers=HEADERS, trust_env=False).text
+                assert 'potstill_time_to_first_token_seconds_count{model="hybrid"} 1.0' in seen
                 router.released.set()
             last = chunk
         assert said == "routed: hello"

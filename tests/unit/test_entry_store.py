@@ -149,3 +149,5 @@ def test_claims_are_exclusive_until_released_or_run_out(tmp_path: Path) -> None:
         assert other.claims.take("q", 110.0)
         assert one.claims.take("q", 110.0 + LEASE_S), "its owner was killed"
         assert one.claims.take("another", 110.0)
+        assert other.claims.take("another", 110.0 - 3 * LEASE_S), "the clock was set back"
+        assert other.claims.take("another", 110.0 - 3 * LEASE_S), "its own claim stands in nobody's way"

@@ -174,6 +174,19 @@ async def test_without_the_encoder_log_probability_decides_and_says_so(tmp_path:
     assert found.entry_id is None
 
 
+async def test_index_that_cannot_be_used_makes_no_question_foreign(tmp_path: Path) -> None:
+    """A folder in which no index can be made costs semantic hits; what the student was taught, it answers all the same."""
+    workspace = wise(tmp_path)
+    workspace.cache_index.parent.mkdir(parents=True, exist_ok=True)
+    workspace.cache_index.write_text("in the way", encoding="utf-8")
+    async with routing(tmp_path, plain(), RoleStudent(), student_config()) as router:
+        first = (await router.answer(NEAR)).trace
+        second = (await router.answer(TAUGHT[2])).trace
+    assert "its index cannot be used" in first.reason
+    assert "its index failed a moment ago" in second.reason
+    assert (first.route, second.route) == ("student", "student")
+
+
 async def test_without_a_rule_for_log_probability_alone_gemini_answers(tmp_path: Path) -> None:
     """Where only the rule with nearness has a threshold, and nearness cannot be told, the student does not stand alone."""
     wise(tmp_path, alone=None).student("demo").questions.unlink()

@@ -39,8 +39,15 @@ def store(tmp_path: Path) -> Iterator[EntryStore]:
         yield opened
 
 
-def test_graph_is_built_beside_the_index_and_taken_over(store: EntryStore, tmp_path: Path) -> None:
-    """Searches go on meanwhile; what came and went meanwhile is there afterwards; neighbours are those of comparing all."""
+def test_graph_is_built_beside_the_index_and_taken_over(
+    store: EntryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Searches go on meanwhile; what came and went meanwhile is there afterwards; neighbours are those of comparing all.
+
+    A file of the folder that it is started in is never run, whatever its name.
+    """
+    (tmp_path / "sqlite3.py").write_text("raise SystemExit(1)", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
     index = GrowingIndex(store, tmp_path / "index" / "edge", "e", DIMS, build_from=100)
     catch_up(store, index, "e")
     for _ in range(LOOK_EVERY):

@@ -69,6 +69,15 @@ async def test_trace_stands_on_disk(tmp_path: Path) -> None:
     assert [Trace.model_validate_json(line) for line in lines] == [answer.trace for answer in answers]
 
 
+async def test_answer_is_given_although_its_trace_cannot_be_written(tmp_path: Path) -> None:
+    """What was paid for is not lost where the folder of traces cannot be used; the trace itself says so."""
+    Workspace(tmp_path).traces.write_text("in the way", encoding="utf-8")
+    async with routing(tmp_path, PricedTeacher(lambda _: "Gemini says so")) as router:
+        answer = await router.answer(QUESTION)
+    assert answer.text == "Gemini says so"
+    assert "trace not written" in answer.trace.reason
+
+
 async def test_without_student_gemini_answers_in_the_first_role(tmp_path: Path) -> None:
     """No student: the cache, then Gemini with the first role's system prompt, and that is the baseline too."""
     teacher = PricedTeacher(lambda _: "plain")

@@ -16,6 +16,15 @@ from potstill.records import Message
 from potstill.student.answers import StudentQuery
 from potstill.student.remote import RemoteStudent
 
+FORMS: dict[str, Any] = {
+    "odd": {"id": "x", "object": "chat.completion", "choices": []},
+    "page": "<html>",
+    "list": [1],
+    "null": None,
+    "silent": {"choices": [{"index": 0}]},
+    "uncounted": {"choices": [{"index": 0, "message": {"content": "x"}, "finish_reason": "stop"}], "usage": {}},
+}
+"""Replies with status 200 that are no chat completions."""
 SYSTEMS = {"cost-analyst": "You count costs.", "hardware-expert": "You know hardware."}
 
 
@@ -50,8 +59,8 @@ class _Handler(BaseHTTPRequestHandler):
         status, _, rest = said.partition(" ")
         if status.isdecimal() and not (rest == "once" and len(self.server.seen) > 1):
             return self._send(int(status), {"error": {"message": "no", "type": "x", "param": None, "code": None}})
-        if said == "odd":
-            return self._send(200, {"id": "x", "object": "chat.completion", "choices": []})
+        if said in FORMS:
+            return self._send(200, FORMS[said], "text/html" if said == "page" else "application/json")
         token = {"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": []}
         tokens = None if said == "mute" else {"content": [token, {**token, "logprob": -1.5}]}
         choice = {"index": 0, "message": {"role": "assistant", "content": f" {said} "}, "finish_reason": "length"}
@@ -59,10 +68,10 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send(200, {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
                                 "choices": [{**choice, "logprobs": tokens}], "usage": usage})  # fmt: skip
 
-    def _send(self, status: int, body: dict[str, Any]) -> None:
+    def _send(self, status: int, body: Any, kind: str = "application/json") -> None:
         data = json.dumps(body).encode()
         self.send_response(status)
-        self.send_header("content-type", "application/json")
+        self.send_header("content-type", kind)
         self.send_header("content-length", str(len(data)))
         if status == 302:
             self.send_header("location", "http://127.0.0.1:9/v1/chat/completions")
@@ -141,11 +150,15 @@ def test_roles_are_asked_at_once(plain: Plain) -> None:
 
 
 def test_a_busy_server_is_asked_again(plain: Plain) -> None:
-    """503 with Retry-After is waited for; one that stays busy beyond the time-out is a MachineError."""
+    """503 with Retry-After is waited for; one that stays busy beyond the time-out is a MachineError, and not stormed."""
     assert RemoteStudent(plain.url, SYSTEMS, None, 30).answer([ask("503 once")])[0].text == "503 once"
     assert len(plain.seen) == 2
     with pytest.raises(MachineError):
         RemoteStudent(plain.url, SYSTEMS, None, 0.2).answer([ask("429")])
+    plain.seen.clear()
+    with pytest.raises(MachineError):
+        RemoteStudent(plain.url, SYSTEMS, None, 0.6).answer([ask("503")])
+    assert len(plain.seen) <= 3, "it says Retry-After: 0"
 
 
 @pytest.mark.parametrize(
@@ -157,7 +170,7 @@ def test_a_busy_server_is_asked_again(plain: Plain) -> None:
         ("404", InputError, "/v1"),
         ("302", MachineError, "student_url"),
         ("500", MachineError, "student_url"),
-        ("odd", MachineError, "student_url"),
+        *((form, MachineError, "student_url") for form in FORMS),
     ],
 )
 def test_failures_are_told_apart(plain: Plain, said: str, error: type[Exception], told: str) -> None:

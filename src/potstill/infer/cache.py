@@ -98,10 +98,13 @@ class AnswerCache:
             return Neighbourhood(skipped="its index failed a moment ago", encoder=encoder.id, vectors=read.vectors)
         try:
             found = self._current(encoder).search(read.vectors[encoder.id], scope, limit)
-        except MachineError:
+        except (MachineError, OSError) as error:
             self._left_alone_until = time.monotonic() + LEFT_ALONE_S
             self._let_go()
-            raise
+            if isinstance(error, MachineError):
+                raise
+            message = f"its index cannot be used: {error}"
+            raise MachineError(message) from error
         entries = self.store.by_numbers([near.number for near in found], scope, now)
         live = tuple(Neighbour(entries[near.number], near.cosine) for near in found if near.number in entries)
         return Neighbourhood(neighbours=live, encoder=encoder.id, vectors=read.vectors)

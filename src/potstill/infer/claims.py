@@ -20,7 +20,8 @@ CREATE TABLE IF NOT EXISTS claims (id TEXT PRIMARY KEY, owner TEXT NOT NULL, unt
 """
 TAKE = """
 INSERT INTO claims VALUES (?, ?, ?)
-ON CONFLICT (id) DO UPDATE SET owner = excluded.owner, until = excluded.until WHERE until <= ?
+ON CONFLICT (id) DO UPDATE SET owner = excluded.owner, until = excluded.until
+WHERE until <= ? OR until > ? OR owner = excluded.owner
 """
 
 
@@ -34,9 +35,13 @@ class Claims:
             connection.execute(SCHEMA)
 
     def take(self, key: str, now: float) -> bool:
-        """Claim a question; False while another process holds it."""
+        """Claim a question; False while another process holds it.
+
+        A lease that ends later than any that began lately was taken before the clock was set back: it is void.
+        """
         with Transaction(self._connection) as connection:
-            return connection.execute(TAKE, (key, self._owner, now + LEASE_S, now)).rowcount > 0
+            values = (key, self._owner, now + LEASE_S, now, now + 2 * LEASE_S)
+            return connection.execute(TAKE, values).rowcount > 0
 
     def renew(self, key: str, now: float) -> None:
         """Hold a question for longer."""

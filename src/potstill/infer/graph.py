@@ -121,7 +121,8 @@ class _Building:
 
     def __init__(self, database: Path, beside: Path, encoder: str, dims: int) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix=f"{beside.name}.", dir=beside.parent))
-        command = [sys.executable, "-m", __name__, str(database), str(self.folder), encoder, str(dims)]
+        # -P: a module in the folder that this was started in must not take the place of a library's.
+        command = [sys.executable, "-P", "-m", __name__, str(database), str(self.folder), encoder, str(dims)]
         quiet = subprocess.DEVNULL
         self.process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)  # noqa: S603  (this Python)
 

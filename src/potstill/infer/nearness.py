@@ -33,15 +33,15 @@ class Taught:
             self._known = self._open()
             self._opened = True
         if not isinstance(self._known, Known):
-            return Nearness(why=self._known.message if self._known else f"{self._path.name} is missing")
+            return Nearness(why=self._known.message if self._known else f"{self._path.name} is missing or outdated")
         read = await self._read(work)
         if read is None or read.encoder is None:
             return Nearness(why="the encoder gave no vector")
         if read.encoder != self._known.encoder:
             return Nearness(why=f"cache.encoder is not {self._known.encoder}")
-        if read.skipped is not None:
-            return Nearness(why=read.skipped, foreign=True)
-        return Nearness(self._known.nearest(read.vectors[read.encoder]))
+        if (vector := read.vectors.get(read.encoder)) is None:
+            return Nearness(why=read.skipped or "", foreign=True)
+        return Nearness(self._known.nearest(vector))
 
     def _open(self) -> Known | InputError | None:
         try:

@@ -76,10 +76,10 @@ class Router:
         """Answer one question. With `history` (earlier turns) the cache is neither read nor written.
 
         `read_cache` False asks anew, `store` False keeps nothing. Equal questions that are asked at the same time, also
-        by other processes, wait for one another, so that one of them pays. `tell` takes the text of an answer that Gemini is writing while it arrives;
-        what comes from cache or student is known as a whole only. A cancelled question sends nothing more. Raises UsageError for an empty question, TeacherError when Gemini
-        failed for it and no student had an answer; BudgetError, QuotaError or KeyRefusedError when no further question
-        can go to Gemini.
+        by other processes, wait for one another, so that one of them pays. `tell` takes the text of an answer that
+        Gemini is writing while it arrives; what comes from cache or student is known as a whole only. A cancelled
+        question sends nothing more. Raises UsageError for an empty question, TeacherError when Gemini failed for it and
+        no student had an answer; BudgetError, QuotaError or KeyRefusedError when no further question can go to Gemini.
         """
         if not question.strip():
             message = "the question is empty"
@@ -98,9 +98,12 @@ class Router:
             turn = self._turns.setdefault(work.key, asyncio.Lock())
             async with turn:
                 outcome = await self._through_cache(work, read=read_cache, store=store)
-        answer = RouterAnswer(text=outcome.text, trace=self._trace(work, outcome))
-        _append(self._traces / f"{work.at:%Y-%m-%d}.jsonl", answer.trace.to_line())
-        return answer
+        trace = self._trace(work, outcome)
+        try:
+            _append(self._traces / f"{work.at:%Y-%m-%d}.jsonl", trace.to_line())
+        except OSError as error:  # the answer is there, and may have been paid for
+            trace = trace.model_copy(update={"reason": f"{trace.reason}; trace not written: {error.strerror}"})
+        return RouterAnswer(text=outcome.text, trace=trace)
 
     async def label(self, most: int) -> Labelled:
         """Have Gemini judge up to `most` near pairs of cached questions, and keep the verdicts.

@@ -133,6 +133,7 @@ class Hybrid:
         if not asked.stream:
             routed = await unless_gone(request, self._routed(notes, asked, wishes, None))
             usage, extra = self._account(notes, routed, tokens)
+            self._metrics.first_token(HYBRID, notes.seconds)
             reply = ChatReply(notes.id, asked.model, f"fp_{routed.trace.id[:16]}", usage=False, logprobs=False)
             return JSONResponse(reply.whole([Choice(routed.text, "stop")], usage, extra))
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
@@ -174,10 +175,14 @@ class Hybrid:
         try:
             yield reply.opening(0, {})
             async for piece in pieces:
+                if not said:
+                    self._metrics.first_token(HYBRID, notes.seconds)
                 said += piece
                 yield reply.chunk(0, piece, ())
             routed = await task
             usage, extra = self._account(notes, routed, prompt_tokens)
+            if not said:
+                self._metrics.first_token(HYBRID, notes.seconds)
             if not routed.text.startswith(said):
                 yield event(ApiError(502, "the answer broke off", code="stream_broken").body)
                 return
@@ -202,7 +207,6 @@ class Hybrid:
         notes.headers |= route_headers(trace)
         self._metrics.answered(HYBRID, prompt_tokens, written)
         self._metrics.routed(trace.route, trace.cost_usd, trace.baseline_usd)
-        self._metrics.first_token(HYBRID, notes.seconds)
         usage = {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": written,

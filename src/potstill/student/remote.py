@@ -12,6 +12,7 @@ from potstill.errors import InputError, KeyRefusedError, MachineError, PotstillE
 from potstill.records import content_id
 from potstill.student.answers import Piece, StudentAnswer, StudentQuery
 
+SHAPE_HINT = "is infer.student_url an OpenAI-compatible server, and does it end in /v1?"
 KEY_HINT = "put the server's key into POTSTILL_STUDENT_API_KEY"
 CONNECTIONS = 32
 """Requests in flight at once: a batch of the router."""
@@ -19,6 +20,8 @@ BUSY = frozenset({429, 503})
 """What a server says that is there but full."""
 BUSY_WAIT_S = 1.0
 """Before a busy server is asked again, where it does not say when."""
+LEAST_WAIT_S = 0.1
+"""What is waited at least, doubled each time: a server that says 0 while it is full is not stormed."""
 
 
 class RemoteStudent:
@@ -49,7 +52,7 @@ class RemoteStudent:
         """Ask for all answers at once.
 
         Raises KeyRefusedError (401, 403), InputError (another refusal, an unknown role), or MachineError where the
-        server cannot be reached, fails, or takes longer than `timeout_s`.
+        server cannot be reached, fails, answers in another form, or takes longer than `timeout_s`.
         """
         with ThreadPoolExecutor(max_workers=max(1, min(CONNECTIONS, len(queries)))) as pool:
             return list(pool.map(self._one, queries))
@@ -64,15 +67,21 @@ class RemoteStudent:
 
         body = self._body(query)
         deadline = time.monotonic() + self._timeout_s
+        least = LEAST_WAIT_S
         while True:
             try:
                 reply = self._client.chat.completions.create(**body, timeout=deadline - time.monotonic())
                 return _read(query.role, reply)
             except APIError as error:
-                wait = _busy_s(error) if isinstance(error, APIStatusError) else None
+                busy = _busy_s(error) if isinstance(error, APIStatusError) else None
+                wait = None if busy is None else max(busy, least)
                 if wait is None or time.monotonic() + wait >= deadline:
                     raise self._mapped(error) from error
+            except (AttributeError, LookupError, TypeError, ValueError) as error:  # the client checks no reply's form
+                message = f"what {self.name} answered as {query.role!r} is no chat completion"
+                raise MachineError(message, hint=SHAPE_HINT) from error
             time.sleep(wait)
+            least *= 2
 
     def _body(self, query: StudentQuery) -> dict[str, Any]:
         """The request; what is not asked for is left out, since servers differ in what they know."""
@@ -120,10 +129,7 @@ def _busy_s(error: Any) -> float | None:
 
 
 def _read(role: str, reply: Any) -> StudentAnswer:
-    """An answer with its confidence; raises MachineError for a reply without choices, which some proxies send."""
-    if not reply.choices:
-        message = f"the server's answer as {role!r} has no choices"
-        raise MachineError(message, hint="is infer.student_url an OpenAI-compatible server?")
+    """An answer with its confidence. A reply of another form raises what Python says of it."""
     choice = reply.choices[0]
     tokens = (choice.logprobs.content if choice.logprobs else None) or []
     logprobs = [token.logprob for token in tokens]
