@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,16 @@ def test_scores_are_probabilities_of_a_named_model(tiny: Path) -> None:
     assert all(0 <= score <= 1 for score in first)
     assert first == pytest.approx(CrossScorer(str(tiny)).score([(QUESTION, PARAPHRASE), (QUESTION, "a cat")]))
     assert scorer.id.startswith("tiny/")
+
+
+def test_a_model_that_gives_logits_gives_probabilities_here(tiny: Path, tmp_path: Path) -> None:
+    """What a model's file says of its last step changes no score: thresholds and floors are probabilities."""
+    copy = shutil.copytree(tiny, tmp_path / "logits")
+    about = json.loads((copy / "config.json").read_text(encoding="utf-8"))
+    about["sentence_transformers"] = {"activation_fn": "torch.nn.modules.linear.Identity"}
+    (copy / "config.json").write_text(json.dumps(about), encoding="utf-8")
+    pairs = [(QUESTION, PARAPHRASE), (QUESTION, "a cat")]
+    assert CrossScorer(str(copy)).score(pairs) == pytest.approx(CrossScorer(str(tiny)).score(pairs))
 
 
 def test_what_is_no_cross_encoder_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import openai
@@ -222,3 +224,31 @@ def test_signals_drain(tmp_path: Path, number: signal.Signals, expected: str) ->
         rest = process.stdout.read()
         guard.cancel()
     assert (rest.strip(), process.returncode) == (expected, 0)
+
+
+class Held(Router):
+    """Answers a moment later."""
+
+    async def answer(self, question: str, **wishes: Any) -> SimpleNamespace:
+        """Let the others come meanwhile."""
+        await asyncio.sleep(0.2)
+        return await super().answer(question, **wishes)
+
+
+async def test_a_burst_gets_no_more_places_than_there_are(tmp_path: Path) -> None:
+    """Of five requests to `hybrid` in the same moment two are taken, where the queue holds two; the others get 503."""
+    parts = Parts(keys=Keys((KEY,)), router=lambda _: lambda: nullcontext(Held()))
+    serve = ServeConfig(limits=ServeLimits(max_queue=2))
+    app = create_app(Scripted(), serve, log_file=tmp_path / "log", parts=parts)
+    told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    states: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    life = asyncio.create_task(app({"type": "lifespan", "state": {}}, told.get, states.put))
+    await told.put({"type": "lifespan.startup"})
+    await states.get()
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=HEADERS) as client:
+        body = {"model": "hybrid", "messages": QUESTION}
+        replies = await asyncio.gather(*(client.post("/v1/chat/completions", json=body) for _ in range(5)))
+    await told.put({"type": "lifespan.shutdown"})
+    await life
+    assert sorted(reply.status_code for reply in replies) == [200, 200, 503, 503, 503]

@@ -218,7 +218,7 @@ async def test_busy_encoder_is_waited_for(tmp_path: Path) -> None:
 
     chosen = with_values(student_config(), cache={"deadline_s": 0.01})
     async with routing(tmp_path, plain(), RoleStudent(), chosen) as router:
-        router._layers._cache._make_encoder = Late
+        router._layers._cache._encoder.load = Late
         found = (await router.answer(FOREIGN)).trace
     with EntryStore(Workspace(tmp_path).cache_entries) as store:
         assert len(store.numbers(HashingEncoder().id)) == 1

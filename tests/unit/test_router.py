@@ -78,6 +78,16 @@ async def test_answer_is_given_although_its_trace_cannot_be_written(tmp_path: Pa
     assert "trace not written" in answer.trace.reason
 
 
+async def test_an_empty_merge_is_not_told(tmp_path: Path) -> None:
+    """Where Gemini merges to blanks and then answers alone, a stream holds the answer, and nothing before it."""
+    replies = iter((" \n", "The answer."))
+    said: list[str] = []
+    async with routing(tmp_path, PricedTeacher(lambda _: next(replies)), RoleStudent()) as router:
+        answer = await router.answer(QUESTION, tell=said.append)
+    assert "an empty merge" in answer.trace.reason
+    assert "".join(said) == answer.text == "The answer."
+
+
 async def test_without_student_gemini_answers_in_the_first_role(tmp_path: Path) -> None:
     """No student: the cache, then Gemini with the first role's system prompt, and that is the baseline too."""
     teacher = PricedTeacher(lambda _: "plain")

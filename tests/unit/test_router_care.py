@@ -13,10 +13,10 @@ import pytest
 from tests.routing import PARAPHRASE, QUESTION, PricedTeacher, RoleStudent, config, failing, routing, verdict
 
 from potstill.config import Config, with_values
-from potstill.errors import TeacherError
+from potstill.errors import MachineError, TeacherError
 from potstill.infer.breaker import OUTAGES
 from potstill.infer.cache import AnswerCache
-from potstill.infer.encoder import HashingEncoder
+from potstill.infer.encoder import HashingEncoder, Lazy
 from potstill.infer.index import MemoryIndex
 from potstill.infer.private import HASHED, HIDDEN
 from potstill.infer.store import EntryStore
@@ -144,7 +144,7 @@ async def test_slow_encoder_is_passed_by(tmp_path: Path) -> None:
 
     chosen = cached(deadline_s=0.05)
     async with routing(tmp_path, PricedTeacher(lambda _: "plain"), chosen=chosen) as router:
-        router._layers._cache._make_encoder = Slow
+        router._layers._cache._encoder.load = Slow
         first = (await router.answer(QUESTION)).trace
         again = (await router.answer(QUESTION)).trace
         release.set()
@@ -159,6 +159,22 @@ async def test_encoder_that_cannot_be_had_stops_nothing(tmp_path: Path) -> None:
         again = (await router.answer(QUESTION)).trace
     assert "cache passed by: encoder" in first.reason
     assert (first.route, again.route) == ("teacher", "exact")
+
+
+def test_model_that_cannot_be_had_is_not_looked_for_at_every_question() -> None:
+    """A hub that is away is asked once in a while; the questions between are told the same at once."""
+    tried: list[int] = []
+
+    def load() -> HashingEncoder:
+        tried.append(1)
+        message = "no network"
+        raise MachineError(message)
+
+    lazy = Lazy(load)
+    for _ in range(3):
+        with pytest.raises(MachineError, match="no network"):
+            lazy.get()
+    assert len(tried) == 1
 
 
 async def test_broken_store_is_passed_by_and_reported(tmp_path: Path) -> None:

@@ -220,8 +220,10 @@ def _rehearsed(session: Session, traces: list[Trace], folder: Path) -> Outcome:
         raise UsageError(message, hint=f"it knows {', '.join(student.roles)}")
     panel = Panel(student, roles, config.infer.max_new_tokens)
     reader = open_encoder(config.cache, session.workspace) if decided.familiar else None
-    store = _store(session)
-    geminis = geminis_answers(traces, store.entries()) if store else {}
+    geminis: dict[str, str] = {}
+    if (store := _store(session)) is not None:
+        with store:
+            geminis = geminis_answers(traces, store.entries())
     return asyncio.run(rehearse(traces, Candidate(panel, decided, read_known(files.questions), reader), geminis))
 
 

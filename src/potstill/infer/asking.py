@@ -193,7 +193,7 @@ class Asking:
         try:
             async with asyncio.timeout(limit):
                 if work.tell is not None and SCHEMAS[schema_of] is None and isinstance(teacher, Streams):
-                    reply = await teacher.stream(request, work.tell)
+                    reply = await teacher.stream(request, from_first_word(work.tell))
                 else:
                     reply = await teacher.ask(request)
             error = None
@@ -212,3 +212,17 @@ class Asking:
 def from_student(answer: StudentAnswer, reason: str, *, keep: bool) -> Outcome:
     """A student's answer as an outcome."""
     return Outcome(answer.text, "student", f"{answer.role}: {reason}", mean_logprob=answer.mean_logprob, keep=keep)
+
+
+def from_first_word(tell: Callable[[str], None]) -> Callable[[str], None]:
+    """Pass text on once there is more than blanks: an answer of nothing else decides nothing, and another one follows."""
+    held = ""
+
+    def hear(piece: str) -> None:
+        nonlocal held
+        held += piece
+        if held.strip():
+            tell(held)
+            held = ""
+
+    return hear

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from potstill.config import CacheConfig
 from potstill.errors import MachineError, PotstillError
-from potstill.infer.encoder import Encoder, Vector, load_encoder
+from potstill.infer.encoder import LEFT_ALONE_S, Encoder, Lazy, Vector, load_encoder
 from potstill.infer.graph import GrowingIndex, roomy
 from potstill.infer.index import BrokenIndexError, Index, IndexBusyError, MemoryIndex, catch_up, open_local, open_server
 from potstill.infer.store import Entry, EntryStore, Fresh
@@ -20,9 +20,6 @@ from potstill.workspace import Workspace
 
 NEIGHBOURS = 5
 """Candidates of a semantic lookup: where the nearest is vetoed, the next may still fit."""
-
-LEFT_ALONE_S = 30.0
-"""Seconds for which an index that failed is not asked; then it is opened anew."""
 
 
 @dataclass(frozen=True)
@@ -69,18 +66,15 @@ class AnswerCache:
         """`broken` says why the configured store is not in use."""
         self.store = store
         self.broken = broken
-        self._make_encoder = make_encoder
+        self._encoder = Lazy(make_encoder)
         self._make_index = make_index
-        self._encoder: Encoder | None = None
         self._opened: OpenIndex | None = None
         self._seen = 0
         self._left_alone_until = float("-inf")
 
     def encoder(self) -> Encoder:
         """The encoder, loaded at the first call. Blocking."""
-        if self._encoder is None:
-            self._encoder = self._make_encoder()
-        return self._encoder
+        return self._encoder.get()
 
     def encode(self, question: str) -> Neighbourhood:
         """Read a question with the encoder. Blocking, and free of the store: it may run in another thread."""
@@ -91,7 +85,7 @@ class AnswerCache:
 
     def near(self, read: Neighbourhood, scope: str, now: float, limit: int = NEIGHBOURS) -> Neighbourhood:
         """The nearest live entries of a scope to a question that `encode` has read."""
-        encoder = self._encoder
+        encoder = self._encoder.loaded
         if read.skipped is not None or encoder is None:
             return read
         if time.monotonic() < self._left_alone_until:

@@ -39,4 +39,7 @@ class CrossScorer:
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """The probability of each pair of questions, 0..1, not calibrated by itself. Blocking."""
-        return [float(value) for value in self._model.predict(list(pairs), show_progress_bar=False)]
+        import torch
+
+        probability = torch.nn.Sigmoid()  # by themselves some models give logits
+        return [float(p) for p in self._model.predict(list(pairs), show_progress_bar=False, activation_fn=probability)]

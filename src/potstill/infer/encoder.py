@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from potstill.errors import MachineError
 from potstill.infer.key import normalise
@@ -24,6 +25,9 @@ PACKAGED = {
 HUB_OWNER = "sentence-transformers"
 HUB_FILES = ["*.json", "*.txt", "*.model", "model.safetensors"]
 
+LEFT_ALONE_S = 30.0
+"""Seconds for which a model or an index that failed is not asked again: a hub that is away takes its time to say so."""
+Loaded = TypeVar("Loaded")
 Vector = Sequence[float]
 """What is stored and compared; an encoder gives tuples."""
 
@@ -73,6 +77,27 @@ class HashingEncoder:
                 counts[int.from_bytes(hashlib.blake2b(gram, digest_size=4).digest()) % self.dims] += size
         length = math.sqrt(sum(count * count for count in counts))
         return tuple(count / length for count in counts)
+
+
+class Lazy(Generic[Loaded]):
+    """A model that is loaded when it is first asked for. Not to be shared between threads without a lock."""
+
+    def __init__(self, load: Callable[[], Loaded]) -> None:
+        self.load = load
+        self.loaded: Loaded | None = None
+        self._failed: tuple[MachineError, float] | None = None
+
+    def get(self) -> Loaded:
+        """The model. Blocking. Raises what `load` raises; a MachineError again at once, for a while."""
+        if self.loaded is None:
+            if self._failed is not None and time.monotonic() < self._failed[1]:
+                raise self._failed[0].with_traceback(None)
+            try:
+                self.loaded = self.load()
+            except MachineError as error:
+                self._failed = error, time.monotonic() + LEFT_ALONE_S
+                raise
+        return self.loaded
 
 
 def load_encoder(name: str, graphs: Path) -> Encoder:

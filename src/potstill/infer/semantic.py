@@ -17,6 +17,7 @@ from potstill.infer.cache import AnswerCache, Neighbour, Neighbourhood
 from potstill.infer.calibration import Calibration
 from potstill.infer.claims import LOOK_S, RENEW_S
 from potstill.infer.cross import CrossScorer
+from potstill.infer.encoder import Lazy
 from potstill.infer.key import Scope
 from potstill.infer.labelling import Unlabelled, near_pairs
 from potstill.infer.private import hashed
@@ -41,7 +42,7 @@ class CacheLayers:
         self._calibration = calibration
         self._fits = fits
         self._encoding = asyncio.Lock()
-        self._cross: CrossScorer | None = None
+        self._cross = Lazy(lambda: CrossScorer(config.cross_encoder or ""))
         self._readings: set[asyncio.Task[Any]] = set()
         self._rules: dict[str, tuple[Rule | Off, float]] = {}
 
@@ -222,12 +223,11 @@ class CacheLayers:
         """The candidates with the cross-encoder's scores; none of them where it fails or is too slow."""
 
         def score() -> list[float]:
-            if self._cross is None:
-                self._cross = CrossScorer(self._config.cross_encoder or "")
-            if self._cross.id != calibrated:
-                message = f"cache.cross_encoder is {self._cross.id}, calibrated was {calibrated}"
+            scorer = self._cross.get()
+            if scorer.id != calibrated:
+                message = f"cache.cross_encoder is {scorer.id}, calibrated was {calibrated}"
                 raise MachineError(message)
-            return self._cross.score([(work.question, found.question) for found in candidates])
+            return scorer.score([(work.question, found.question) for found in candidates])
 
         async def scored() -> list[float]:
             async with self._encoding:

@@ -125,19 +125,19 @@ class Hybrid:
         if tokens > self._limits.max_prompt_tokens:
             message = f"the prompt is about {tokens} tokens, at most {self._limits.max_prompt_tokens} are allowed"
             raise ApiError(400, message, code="context_length_exceeded", param="messages")
-        if self._routing >= self._limits.max_queue:
-            raise QueueFullError
         notes: Notes = request.state.notes
         notes.text = {"asked": asked.model_dump(mode="json", by_alias=True, exclude_unset=True)}
         wishes = cache_wishes(request.headers.get("x-potstill-cache", ""))
+        if self._routing >= self._limits.max_queue:
+            raise QueueFullError
         if not asked.stream:
-            routed = await unless_gone(request, self._routed(notes, asked, wishes, None))
+            routed = await unless_gone(request, self._started(notes, asked, wishes, None))
             usage, extra = self._account(notes, routed, tokens)
             self._metrics.first_token(HYBRID, notes.seconds)
             reply = ChatReply(notes.id, asked.model, f"fp_{routed.trace.id[:16]}", usage=False, logprobs=False)
             return JSONResponse(reply.whole([Choice(routed.text, "stop")], usage, extra))
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
-        task = asyncio.create_task(self._routed(notes, asked, wishes, pieces.put_nowait))
+        task = self._started(notes, asked, wishes, pieces.put_nowait)
         task.add_done_callback(lambda _: pieces.put_nowait(None))
         try:
             first = await unless_gone(request, pieces.get())
@@ -149,17 +149,26 @@ class Hybrid:
         events = self._events(notes, asked, task, _chained(first, pieces), tokens)
         return StreamingResponse(events, media_type="text/event-stream", headers=STREAM_HEADERS)
 
+    def _started(
+        self, notes: Notes, asked: ChatRequest, wishes: dict[str, bool], tell: Callable[[str], None] | None
+    ) -> asyncio.Task[RoutedAnswer]:
+        """The router at work; it has its place in the queue from now on, until it ends."""
+        self._routing += 1
+        task = asyncio.create_task(self._routed(notes, asked, wishes, tell))
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[RoutedAnswer]) -> None:
+        self._routing -= 1
+        if not task.cancelled():
+            task.exception()  # looked at, so that asyncio does not complain of one whose client has gone away
+
     async def _routed(
         self, notes: Notes, asked: ChatRequest, wishes: dict[str, bool], tell: Callable[[str], None] | None
     ) -> RoutedAnswer:
-        """The router's answer; a place in the queue is held meanwhile."""
-        self._routing += 1
-        try:
-            async with asyncio.timeout(self._limits.timeout_s), self._routers.use() as router:
-                tenant = notes.caller.tenant
-                return await router.answer(asked.question, namespace=tenant, history=asked.history, tell=tell, **wishes)
-        finally:
-            self._routing -= 1
+        async with asyncio.timeout(self._limits.timeout_s), self._routers.use() as router:
+            tenant = notes.caller.tenant
+            return await router.answer(asked.question, namespace=tenant, history=asked.history, tell=tell, **wishes)
 
     async def _events(
         self,
