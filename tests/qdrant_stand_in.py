@@ -31,8 +31,11 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
         found = PATH.match(self.path)
         assert found is not None, self.path
-        with self.server.lock:
-            status, result = self.server.answer(self.command, found[1], found[2] or "", body)
+        if self.server.key is not None and self.headers.get("api-key") != self.server.key:
+            status, result = 401, "Must provide an API key or an Authorization bearer token"
+        else:
+            with self.server.lock:
+                status, result = self.server.answer(self.command, found[1], found[2] or "", body)
         data = json.dumps(
             {"result": result, "status": "ok" if status < 400 else {"error": result}, "time": 0.0}
         ).encode()
@@ -46,8 +49,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Server(ThreadingHTTPServer):
-    def __init__(self) -> None:
+    def __init__(self, key: str | None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.key = key
         self.client = QdrantClient(":memory:")
         self.indexed: set[tuple[str, str]] = set()
         self.lock = threading.Lock()
@@ -94,9 +98,9 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def qdrant_stand_in() -> Iterator[tuple[str, QdrantClient]]:
-    """Its URL, and the client over the collections that it serves."""
-    with _Server() as server:
+def qdrant_stand_in(key: str | None = None) -> Iterator[tuple[str, QdrantClient]]:
+    """Its URL, and the client over the collections that it serves; with a key it turns away who does not bring it."""
+    with _Server(key) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from tests.qdrant_stand_in import qdrant_stand_in
 
-from potstill.config import CacheConfig
+from potstill.config import CacheConfig, read_secrets
 from potstill.errors import MachineError
 from potstill.infer.cache import AnswerCache, OpenIndex, open_cache
 from potstill.infer.edge import EdgeIndex
 from potstill.infer.encoder import HashingEncoder, Vector
-from potstill.infer.index import Index, IndexBusyError, MemoryIndex, catch_up, open_local, open_server
+from potstill.infer.index import KEY_VARIABLE, Index, IndexBusyError, MemoryIndex, catch_up, open_local, open_server
 from potstill.infer.store import EntryStore, Fresh, StoredVector
 from potstill.workspace import Workspace
 
@@ -154,6 +154,25 @@ def test_server_that_goes_away_is_left_alone_for_a_while(tmp_path: Path) -> None
             cache.near(read, "a", 2.0)
         assert "failed a moment ago" in str(cache.near(read, "a", 2.0).skipped)
         assert store.count() == 1
+
+
+def test_server_that_wants_a_key(tmp_path: Path) -> None:
+    """The key in the environment opens a cluster; without it, or with a wrong one, the error names the variable, never the key."""
+    config, workspace = CacheConfig(encoder="hashing"), Workspace(tmp_path)
+    remember(workspace, "c1:1", "How hot may a card run?")
+    with qdrant_stand_in("the-cluster-key") as (url, client):
+        config = config.model_copy(update={"url": url})
+        for given in ({}, {KEY_VARIABLE: "a-wrong-key"}, {KEY_VARIABLE: "a-broken\nkey"}):
+            with closing(open_cache(config, workspace, read_secrets(given).qdrant_key)) as cache:
+                read = cache.encode("How hot may a card run?")
+                with pytest.raises(MachineError, match=KEY_VARIABLE) as caught:
+                    cache.near(read, "a", 2.0)
+                assert not any(key in f"{caught.value} {caught.value.hint}" for key in given.values())
+        assert client.get_collections().collections == []
+        key = read_secrets({KEY_VARIABLE: "the-cluster-key"}).qdrant_key
+        with closing(open_cache(config, workspace, key)) as cache:
+            (found,) = cache.near(cache.encode("How hot may a card run?"), "a", 2.0).neighbours
+        assert found.entry.id == "c1:1"
 
 
 def test_server_that_lost_its_collection_is_filled_again(tmp_path: Path) -> None:

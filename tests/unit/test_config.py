@@ -275,6 +275,14 @@ def test_server_keys_are_a_list() -> None:
     assert [key.get_secret_value() for key in found.serve_keys] == ["first-key", "second-key"]
 
 
+def test_the_qdrant_servers_key_is_a_secret() -> None:
+    """POTSTILL_QDRANT_API_KEY is read, blanked in any text, and in no config."""
+    found = resolve(environ={"POTSTILL_QDRANT_API_KEY": "cluster-key"})
+    assert found.secrets.qdrant_key == SecretStr("cluster-key")
+    assert found.secrets.redact("a cluster-key b") == "a [redacted] b"
+    assert "cluster-key" not in repr(found) + found.config.model_dump_json()
+
+
 def test_secrets_are_never_shown() -> None:
     """A secret is blanked in any text, and is in no repr of what carries it."""
     secrets = Secrets(teacher_key=SecretStr("very-secret-key"), serve_keys=(SecretStr("other-secret"),))

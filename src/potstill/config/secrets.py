@@ -28,18 +28,19 @@ class Secrets:
     student_key: SecretStr | None = None
     unused_keys: tuple[SecretStr, ...] = ()
     hub_token: SecretStr | None = None
+    qdrant_key: SecretStr | None = None
 
     def redact(self, text: str) -> str:
         """Blank every secret in a text that is about to be shown."""
         own = (*self.serve_keys, *self.serve_admin_keys, *self.unused_keys)
-        for secret in (self.teacher_key, self.student_key, self.hub_token, *own):
+        for secret in (self.teacher_key, self.student_key, self.hub_token, self.qdrant_key, *own):
             if secret is not None and len(secret.get_secret_value()) >= MIN_SECRET_CHARS:
                 text = text.replace(secret.get_secret_value(), "[redacted]")
         return text
 
 
 def read_secrets(environ: Mapping[str, str] | None = None, provider: str = "gemini") -> Secrets:
-    """The keys in the environment: the teacher's (GOOGLE_API_KEY wins, as in the SDK), the servers', the hub's."""
+    """The keys in the environment: the teacher's (GOOGLE_API_KEY wins, as in the SDK), the servers', the hub's, Qdrant's."""
     environ = os.environ if environ is None else environ
     variable = next((name for name in KEY_VARIABLES[provider] if environ.get(name)), None)
     unused = [environ.get(name) for names in KEY_VARIABLES.values() for name in names if name != variable]
@@ -51,6 +52,7 @@ def read_secrets(environ: Mapping[str, str] | None = None, provider: str = "gemi
         student_key=_one(environ, "POTSTILL_STUDENT_API_KEY"),
         unused_keys=tuple(SecretStr(key) for key in unused if key),
         hub_token=_one(environ, "HF_TOKEN"),
+        qdrant_key=_one(environ, "POTSTILL_QDRANT_API_KEY"),
     )
 
 

@@ -171,7 +171,9 @@ class CacheConfig(Section):
     index: Literal["edge", "local"] = Field(
         "edge", description="Embedded index: Qdrant Edge, or qdrant-client's local mode."
     )
-    url: str | None = Field(None, description="A Qdrant server in place of the embedded index.")
+    url: str | None = Field(
+        None, description="A Qdrant server in place of the embedded index. Its key: POTSTILL_QDRANT_API_KEY."
+    )
     threshold: float | None = Field(
         None,
         gt=0,

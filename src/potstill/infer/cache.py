@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from potstill.config import CacheConfig
 from potstill.errors import MachineError, PotstillError
 from potstill.infer.encoder import LEFT_ALONE_S, Encoder, Lazy, Vector, load_encoder
@@ -138,8 +140,8 @@ class AnswerCache:
         return seq
 
 
-def open_cache(config: CacheConfig, workspace: Workspace) -> AnswerCache:
-    """The cache that a config names, below `cache.path` or in the workspace.
+def open_cache(config: CacheConfig, workspace: Workspace, server_key: SecretStr | None = None) -> AnswerCache:
+    """The cache that a config names, below `cache.path` or in the workspace; `server_key` is for a Qdrant server.
 
     One that cannot be used is passed by: answers are then kept in memory for as long as this process runs.
     """
@@ -154,7 +156,9 @@ def open_cache(config: CacheConfig, workspace: Workspace) -> AnswerCache:
     def make_index(encoder: Encoder) -> OpenIndex:
         if broken is not None:
             return OpenIndex(MemoryIndex())
-        return _open_index(config, path.parent / workspace.cache_index.name, store, encoder)
+        if config.url is not None:
+            return _open_server(config.url, server_key, store, encoder)
+        return _open_embedded(config, path.parent / workspace.cache_index.name, store, encoder)
 
     return AnswerCache(store, lambda: open_encoder(config, workspace), make_index, broken=broken)
 
@@ -169,18 +173,21 @@ def entries_file(config: CacheConfig, workspace: Workspace) -> Path:
     return Path(config.path) / workspace.cache_entries.name if config.path else workspace.cache_entries
 
 
-def _open_index(config: CacheConfig, folder: Path, store: EntryStore, encoder: Encoder) -> OpenIndex:
-    """The configured index; while another process holds an embedded one, or the disk is full, a copy in memory."""
-    name = text_sha(encoder.id)[:16]
-    if config.url is not None:
-        collection = f"potstill-{store.id}-{name}"
-        server = open_server(config.url, collection, encoder.dims)
-        return _trusted(OpenIndex(server, collection), store, new=server.fresh)
+def _open_server(url: str, key: SecretStr | None, store: EntryStore, encoder: Encoder) -> OpenIndex:
+    """The collection of a cache file on a Qdrant server."""
+    collection = f"potstill-{store.id}-{_name(encoder)}"
+    server = open_server(url, collection, encoder.dims, key)
+    return _trusted(OpenIndex(server, collection), store, new=server.fresh)
+
+
+def _open_embedded(config: CacheConfig, folder: Path, store: EntryStore, encoder: Encoder) -> OpenIndex:
+    """The embedded index; while another process holds it, or the disk is full, a copy in memory."""
+    name = _name(encoder)
     kind = f"{config.index}-{name}-{store.id[:8]}"
     new = not (folder / kind).is_dir()
     if not roomy(folder):
         return OpenIndex(MemoryIndex())
-    open_it = partial(_open_embedded, config.index, folder / kind, store, encoder)
+    open_it = partial(_open_folder, config.index, folder / kind, store, encoder)
     try:
         opened = open_it()
     except IndexBusyError:
@@ -193,7 +200,11 @@ def _open_index(config: CacheConfig, folder: Path, store: EntryStore, encoder: E
     return _trusted(OpenIndex(opened, kind), store, new=new)
 
 
-def _open_embedded(kind: str, folder: Path, store: EntryStore, encoder: Encoder) -> Index:
+def _name(encoder: Encoder) -> str:
+    return text_sha(encoder.id)[:16]
+
+
+def _open_folder(kind: str, folder: Path, store: EntryStore, encoder: Encoder) -> Index:
     if kind == "edge":
         return GrowingIndex(store, folder, encoder.id, encoder.dims)
     with store.exclusive():

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydantic import SecretStr
+
 from potstill.errors import MachineError
 from potstill.infer.encoder import Vector
 from potstill.infer.store import EntryStore, StoredVector
@@ -27,6 +29,7 @@ PAGE = 5000
 SERVER_TIMEOUT_S = 5
 SERVER_EF = 128
 """The width of a server's graph search; what it builds, and when, is its own affair."""
+KEY_VARIABLE = "POTSTILL_QDRANT_API_KEY"
 LOCKED = ("WouldBlock", "already accessed")
 """What Qdrant Edge and qdrant-client's local mode say when another process has the folder open."""
 
@@ -228,7 +231,7 @@ class QdrantIndex:
                 yield
         except (ApiException, OSError) as error:
             message = f"the Qdrant server failed: {str(error).strip() or type(error).__name__}"
-            raise MachineError(message, hint="is it still there, and may this key write to it?") from error
+            raise _refused(error) or MachineError(message, hint="is it still there?") from error
 
 
 def catch_up(store: EntryStore, index: Index, encoder: str, since: int = 0) -> None:
@@ -258,17 +261,41 @@ def open_local(folder: Path, dims: int) -> QdrantIndex:
         raise unopened(folder, error) from error
 
 
-def open_server(url: str, collection: str, dims: int) -> QdrantIndex:
-    """A collection on a Qdrant server; raises MachineError where the server does not answer."""
+def open_server(url: str, collection: str, dims: int, key: SecretStr | None = None) -> QdrantIndex:
+    """A collection on a Qdrant server; raises MachineError where the server does not answer, or refuses the key."""
     client = _client_module()
     from qdrant_client.http.exceptions import ApiException
 
     try:
-        connected = client.QdrantClient(url=url, timeout=SERVER_TIMEOUT_S, check_compatibility=False)
+        connected = client.QdrantClient(
+            url=url, timeout=SERVER_TIMEOUT_S, check_compatibility=False, **_key_options(key)
+        )
         return QdrantIndex(connected, collection, dims, server=True)
     except (ApiException, OSError) as error:
+        if (refused := _refused(error)) is not None:
+            raise refused from error
         message = f"no Qdrant server answers at cache.url {url}: {error}"
         raise MachineError(message, hint="start it, or unset cache.url for the embedded index") from error
+
+
+def _key_options(key: SecretStr | None) -> dict[str, Any]:
+    """How qdrant-client sends a key: as a header of its own, for `api_key` warns on loopback too; by https where no scheme says."""
+    if key is None:
+        return {}
+    secret = key.get_secret_value()
+    if not (secret.isascii() and secret.isprintable()):  # the HTTP client would quote it in its error
+        message = f"{KEY_VARIABLE} holds characters that no key has"
+        raise MachineError(message, hint="was it copied whole, without line breaks?")
+    return {"headers": {"api-key": secret}, "https": True}
+
+
+def _refused(error: Exception) -> MachineError | None:
+    """A server's refusal of the key, or of none."""
+    status = getattr(error, "status_code", None)
+    if status not in {401, 403}:
+        return None
+    message = f"the Qdrant server refused ({status}): {KEY_VARIABLE} is missing, wrong, or may not write there"
+    return MachineError(message, hint="set it in the environment to the cluster's API key")
 
 
 def _client_module() -> Any:

@@ -238,7 +238,7 @@ async def open_router(
     workspace.create()
     panel = None if student is None else Panel(student, settings.asked, config.infer.max_new_tokens)
     async with AsyncExitStack() as stack:
-        cache = open_cache(config.cache, workspace)
+        cache = open_cache(config.cache, workspace, secrets.qdrant_key)
         stack.callback(cache.close)
         cache.store.drop_expired(time.time())
         opening = asyncio.Lock()
