@@ -18,6 +18,8 @@ from potstill.infer.words import (
     NO_NUMERAL_ZH,
     NUMBER_WORDS,
     NUMERALS_ZH,
+    OPPOSED,
+    OPPOSED_ZH,
 )
 
 WORD = re.compile(r"[A-Za-z][A-Za-z'\u2019+#.-]*[A-Za-z+#]|[A-Za-z]")
@@ -54,24 +56,21 @@ def _negations(text: str) -> int:
 
 def _opposed(question: str, cached: str) -> str | None:
     """Each side holds one of two opposites that the other does not."""
-    words, cached_words = set(_words(question)), set(_words(cached))
-
-    def alone(term: str) -> tuple[bool, bool]:
-        """Whether a term stands in the question only, and in the cached one only."""
-        if term.isascii():
-            here, there = term in words, term in cached_words
-        else:
-            here, there = term in question, term in cached
-        return here and not there, there and not here
-
-    for left, right in ANTONYMS:
-        left_here, left_there = alone(left)
-        right_here, right_there = alone(right)
-        if left_here and right_there:
-            return f"opposites: {left!r} / {right!r}"
-        if right_here and left_there:
-            return f"opposites: {right!r} / {left!r}"
+    here, there = _terms(question), _terms(cached)
+    mine, theirs = here - there, there - here
+    if mine and theirs:
+        for left, right in ANTONYMS:
+            if left in mine and right in theirs:
+                return f"opposites: {left!r} / {right!r}"
+            if right in mine and left in theirs:
+                return f"opposites: {right!r} / {left!r}"
     return None
+
+
+def _terms(text: str) -> frozenset[str]:
+    """The terms in a text that have an opposite: English words, and Chinese ones anywhere, as nothing sets words apart."""
+    found = OPPOSED & set(_words(text))
+    return found if text.isascii() else found | {term for term in OPPOSED_ZH if term in text}
 
 
 def _swapped_names(question: str, cached: str) -> str | None:

@@ -60,6 +60,9 @@ _OPPOSITES_ZH = """
 安全/危險 安全/危险 可以/禁止 公開/私有 公开/私有 輸入/輸出 输入/输出
 """
 ANTONYMS = _pairs(_OPPOSITES) + _pairs(_OPPOSITES_ZH)
+OPPOSED = frozenset(term for pair in _pairs(_OPPOSITES) for term in pair)
+OPPOSED_ZH = frozenset(term for pair in _pairs(_OPPOSITES_ZH) for term in pair)
+"""The terms of the pairs, by language."""
 
 DIRECTIONS = frozenset(["from", "to", "than", "into", "before", "after", "over", "versus", "vs"])
 """Words that make the order of the others matter: from A to B."""
