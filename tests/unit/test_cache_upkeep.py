@@ -19,7 +19,7 @@ from potstill.infer.encoder import HashingEncoder
 from potstill.infer.index import MemoryIndex
 from potstill.infer.key import Scope, exact_key
 from potstill.infer.labelling import near_pairs
-from potstill.infer.store import Entry, EntryStore, Fresh, Judged, packed, unpacked
+from potstill.infer.store import PAGE, Entry, EntryStore, Fresh, Judged, packed, unpacked
 from potstill.infer.upkeep import audits, export, matching, parse_filters, restore
 
 
@@ -195,6 +195,35 @@ def test_killed_writer_loses_nothing_that_it_acknowledged(tmp_path: Path) -> Non
         kept = {entry.id for entry in store.entries()}
         assert {f"id-{number}" for number in acknowledged} <= kept
         assert len(store.numbers("e")) == len(kept)
+
+
+def test_entries_come_newest_first_too(tmp_path: Path) -> None:
+    """Beyond one page, the one order is the other turned round, and nothing is left out."""
+    with EntryStore(tmp_path / "e.sqlite3") as store:
+        with store.exclusive() as connection:
+            connection.executemany(
+                "INSERT INTO entries (id, scope, namespace, question, answer, route, created) VALUES (?, 's', 'd', 'q', 'a', 't', 1)",
+                [(str(number),) for number in range(2 * PAGE + 1)],
+            )
+        newest = [entry.number for entry in store.entries(newest_first=True)]
+        assert newest == list(reversed([entry.number for entry in store.entries()]))
+        assert len(newest) == 2 * PAGE + 1
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_fewer_pairs_to_judge_are_the_first_of_more(tmp_path: Path, most: int) -> None:
+    """What is not remembered once enough linked pairs are found changes none of the pairs that are given, and doubles none."""
+    encoder = HashingEncoder()
+    with EntryStore(tmp_path / "e.sqlite3") as store:
+        for text in ("small", "large", "new"):
+            question = f"How much GPU memory do I need for {text} models?"
+            fresh = Fresh(text, "s", "d", question, "answer", "teacher", None)
+            store.put(fresh, 1.0, {encoder.id: encoder.encode([question])[0]})
+        cache = AnswerCache(store, lambda: encoder, lambda _: OpenIndex(MemoryIndex()))
+        every = [frozenset((item.question, item.entry.question)) for item in near_pairs(cache, 9, 2.0)]
+        found = [frozenset((item.question, item.entry.question)) for item in near_pairs(cache, most, 2.0)]
+    assert len(set(every)) == len(every) == 3
+    assert found == every[:most]
 
 
 def test_pairs_to_judge_have_no_question_in_common_first(tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ class Unlabelled:
 def near_pairs(cache: AnswerCache, most: int, now: float) -> list[Unlabelled]:
     """Near pairs of cached questions in one scope that have no verdict yet, the newest questions first. Blocking.
 
-    Before others come pairs that have no question in common: each is evidence of its own.
+    Before others come pairs that have no question in common: each is evidence of its own. What is remembered meanwhile
+    grows with `most` and with the verdicts, not with the cache.
     """
     judged = cache.store.judged()
     known = {frozenset((item.question, item.cached)) for item in judged}
@@ -46,10 +47,12 @@ def near_pairs(cache: AnswerCache, most: int, now: float) -> list[Unlabelled]:
         pair = frozenset((question, near.question))
         if pair in known:
             continue
-        known.add(pair)
         if pair & used:
-            linked.append(Unlabelled(question, near))
+            if len(linked) < most:  # later ones could only be left out
+                known.add(pair)
+                linked.append(Unlabelled(question, near))
             continue
+        known.add(pair)
         used |= pair
         apart.append(Unlabelled(question, near))
         if len(apart) >= most:
@@ -60,7 +63,7 @@ def near_pairs(cache: AnswerCache, most: int, now: float) -> list[Unlabelled]:
 def _near(cache: AnswerCache, now: float) -> Iterator[tuple[str, Entry]]:
     """Each cached question with the entries near it."""
     encoder = cache.encoder()
-    for entry in reversed(list(cache.store.entries())):
+    for entry in cache.store.entries(newest_first=True):
         vector = cache.store.vectors_of(entry.number).get(encoder.id)
         if vector is None:
             continue

@@ -217,11 +217,11 @@ class EntryStore:
         query = "SELECT namespace, route, count(*), sum(hits) FROM entries GROUP BY namespace, route ORDER BY 1, 2"
         return self._connection.execute(query).fetchall()
 
-    def entries(self) -> Iterator[Entry]:
-        """All entries in the order in which they came."""
-        after = 0
+    def entries(self, *, newest_first: bool = False) -> Iterator[Entry]:
+        """All entries in the order in which they came, or the other way round; a page at a time is in memory."""
+        after, beyond, order = (sys.maxsize, "<", "DESC") if newest_first else (0, ">", "ASC")
         while rows := self._connection.execute(
-            f"SELECT {COLUMNS} FROM entries WHERE number > ? ORDER BY number LIMIT {PAGE}",  # noqa: S608  (constants)
+            f"SELECT {COLUMNS} FROM entries WHERE number {beyond} ? ORDER BY number {order} LIMIT {PAGE}",  # noqa: S608  (constants)
             (after,),
         ).fetchall():
             yield from (Entry(**dict(zip(NAMES, row, strict=True))) for row in rows)
