@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from potstill.errors import InputError, KeyRefusedError, MachineError
+from potstill.errors import ConfigError, InputError, KeyRefusedError, MachineError
 from potstill.records import Message
 from potstill.student.answers import StudentQuery
 from potstill.student.remote import RemoteStudent
@@ -179,6 +179,17 @@ def test_failures_are_told_apart(plain: Plain, said: str, error: type[Exception]
         RemoteStudent(plain.url, SYSTEMS, "the-key", 30).answer([ask(said)])
     assert told in caught.value.hint
     assert "the-key" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:the-key@127.0.0.1:9/v1", "http://[::1/v1", "127.0.0.1:9/v1", "", "http://a\x00/v1"]
+)
+def test_a_url_is_a_plain_address(url: str) -> None:
+    """A password in the URL would stand in errors and traces: it is refused, unseen, and so is what is no URL."""
+    with pytest.raises(ConfigError, match="student_url") as caught:
+        RemoteStudent(url, SYSTEMS, None, 5)
+    assert "POTSTILL_STUDENT_API_KEY" in str(caught.value.hint)
+    assert "the-key" not in f"{caught.value} {caught.value.hint}"
 
 
 def test_silence_and_absence_end(plain: Plain) -> None:

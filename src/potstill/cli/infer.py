@@ -162,9 +162,9 @@ def _questions(question: str | None, batch: str | None) -> list[str]:
 
 
 async def _one(session: Session, question: str, *, trace: bool) -> None:
-    screen = Screen(session)
     async with _router(session) as router:
-        answer = await router.answer(question, tell=screen.tell)
+        with Screen(session) as screen:
+            answer = await router.answer(question, tell=screen.tell)
     if not screen.finish(answer.text):
         session.show({"answer": answer.text, "trace": answer.trace.model_dump(mode="json")}, answer.text)
     _tell(session, answer.trace, whole=trace)
@@ -238,8 +238,8 @@ async def _chat(session: Session, *, trace: bool) -> None:
     turns: list[dict[str, Any]] = []
     async with _router(session) as router:
         while line := await asyncio.to_thread(_read_turn, prompted=prompted):
-            screen = Screen(session)
-            answer = await router.answer(line, history=tuple(history), tell=screen.tell)
+            with Screen(session) as screen:
+                answer = await router.answer(line, history=tuple(history), tell=screen.tell)
             history += [Message(role="user", content=line), Message(role="assistant", content=answer.text)]
             turns.append(_row(line, answer.text, answer.trace))
             if not session.as_json and not screen.finish(answer.text):

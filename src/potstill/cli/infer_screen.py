@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from types import TracebackType
+from typing import Self
 
 from potstill.cli.session import Session
 
@@ -15,6 +17,16 @@ class Screen:
         shows = sys.stdout.isatty() and not session.as_json and not session.quiet
         self.tell: Callable[[str], None] | None = self._write if shows else None
         self._said = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and self._said:  # what went wrong is told on a line of its own
+            sys.stdout.write("\n")
+            sys.stdout.flush()
 
     def finish(self, text: str) -> bool:
         """End the line, with what was not shown yet; False where nothing was shown, or something else than this."""

@@ -7,8 +7,9 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
-from potstill.errors import InputError, KeyRefusedError, MachineError, PotstillError
+from potstill.errors import ConfigError, InputError, KeyRefusedError, MachineError, PotstillError
 from potstill.records import content_id
 from potstill.student.answers import Piece, StudentAnswer, StudentQuery
 
@@ -32,7 +33,8 @@ class RemoteStudent:
     """
 
     def __init__(self, url: str, systems: Mapping[str, str], key: str | None, timeout_s: float) -> None:
-        """Nothing is sent yet; raises MachineError where the openai client is missing."""
+        """Nothing is sent yet; raises ConfigError for a URL that is none, MachineError without the openai client."""
+        _check(url)
         try:
             from openai import DefaultHttpxClient, OpenAI
         except ImportError as error:
@@ -118,6 +120,18 @@ class RemoteStudent:
         if status is not None and 400 <= status < 500 and status not in BUSY:  # noqa: PLR2004  (HTTP's classes)
             return InputError(said, hint="does infer.student_url end in /v1, and are its models named as the roles?")
         return MachineError(said, hint="is infer.student_url right, and the server up?")
+
+
+def _check(url: str) -> None:
+    """Refuse what is no plain address: it stands in errors and traces, where a password must not."""
+    try:
+        parts = urlsplit(url)
+        plain = parts.scheme in {"http", "https"} and parts.hostname and "@" not in parts.netloc and url.isprintable()
+    except ValueError:
+        plain = False
+    if not plain:
+        message = "infer.student_url is no http(s) URL of a server, without user and password"
+        raise ConfigError(message, hint=f"for example http://127.0.0.1:8000/v1; {KEY_HINT}")
 
 
 def _busy_s(error: Any) -> float | None:

@@ -1,0 +1,38 @@
+"""An answer on a terminal while it is written: whole, broken off, or failed."""
+
+from __future__ import annotations
+
+import os
+from contextlib import redirect_stdout, suppress
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from potstill.cli.infer_screen import Screen
+from potstill.errors import TeacherError
+
+
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [
+        ("It needs 8 GB.", "It needs 8 GB.\n"),
+        ("Buy a card.", "It needs\n[it broke off; answered anew:]\n"),
+        (None, "It needs\n"),
+    ],
+)
+def test_what_a_terminal_shows(answer: str | None, shown: str) -> None:
+    """The rest of the answer follows; another answer is announced; an error is told on a line of its own."""
+    ours, theirs = os.openpty()
+    session: Any = SimpleNamespace(as_json=False, quiet=False)
+    with os.fdopen(theirs, "w") as terminal, redirect_stdout(terminal), suppress(TeacherError):
+        with Screen(session) as screen:
+            assert screen.tell is not None
+            screen.tell("It needs")
+            if answer is None:
+                message = "down"
+                raise TeacherError(message, reason="http 503")
+        assert screen.finish(answer) is (answer.startswith("It needs"))
+    os.set_blocking(ours, False)
+    assert os.read(ours, 65536).decode().replace("\r\n", "\n") == shown
+    os.close(ours)
