@@ -122,6 +122,15 @@ def test_router_without_evidence_has_no_threshold() -> None:
     assert "no threshold" in rule.reason
 
 
+def test_the_first_threshold_that_fails_ends_it() -> None:
+    """A looser threshold is not tried where a stricter one has failed, however well it would do: no second chance."""
+    sure_and_wrong, right = many(0.0, -0.1, 20, "a"), many(1.0, -1.0, 400, "b")
+    rule = router_rule([*sure_and_wrong, *right], 0.1)
+    assert max(point.agreement_low for point in rule.curve) >= 0.9
+    assert rule.threshold is None
+    assert "surest" in rule.reason
+
+
 def test_equally_sure_answers_are_routed_alike() -> None:
     """Wrong answers as sure as the right ones count against the threshold, whatever their order."""
     assert router_rule([*many(1.0, -1.0, 150, "a"), *many(0.0, -1.0, 150, "b")], 0.1).threshold is None

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import takewhile
 
 from potstill.distill.asking import Judged
 from potstill.distill.stats import wilson_low
 from potstill.records import Familiar, RouterPoint, RouterRule
 
-GRID = (0.0, 0.1, 0.25, 0.5, 0.75)
-"""Shares of the least confident prompts that could be sent on; each is one test, so the level is divided."""
+GRID = (0.75, 0.5, 0.25, 0.1, 0.0)
+"""Shares of the least confident prompts that could be sent on, in the order in which they are tried."""
 LEVEL = 0.05
 FOREIGN_SHARE = 0.05
 """Share of the held-out questions, those farthest from the training questions, that count as foreign."""
@@ -32,8 +33,10 @@ def router_rule(
     """The lowest threshold on the mean log-probability above which the student keeps its promise.
 
     As in `infer`, of several roles' answers to one prompt the surest counts. The promise: of the prompts above the
-    threshold, the share that is answered well is at least 1 - margin, by a one-sided 95 % Wilson bound, the level
-    divided by the number of thresholds tried (Bonferroni; after Learn then Test, arXiv 2110.01052).
+    threshold, the share that is answered well is at least 1 - margin, by a one-sided 95 % Wilson bound. Thresholds are
+    tried from the strictest on and the first that fails ends it, so that each has the whole level (fixed-sequence
+    testing, as in Learn then Test, arXiv 2110.01052). The strictest are left out where too few prompts lie above them
+    to forgive one wrong answer, which their number alone decides.
 
     With `near`, questions farther from the training questions than all but 5 % of the held-out ones go to the teacher
     whatever the threshold: a bound proven on held-out questions says nothing about such. That limit is set without a
@@ -66,23 +69,32 @@ def _rule(ranked: Sequence[Judged], prompts: int, margin: float, teacher_usd: De
     """The rule for these answers, the surest first, out of so many prompts."""
     points = (_point(ranked, prompts, skipped, margin, teacher_usd) for skipped in GRID)
     curve = tuple(point for point in points if point is not None)
-    best = max((point.agreement_low for point in curve), default=0.0)
-    for point in curve:
-        if point.agreement_low >= 1 - margin:
-            count = round(point.coverage * prompts)
-            reason = (
-                f"the teacher can be left out from a mean log-probability of {point.threshold:.3f} on, for {point.coverage:.0%} of "
-                f"prompts: {round(point.agreement * count)} of {count} answers there agree with the teacher"
-            )
-            return RouterRule(
-                threshold=point.threshold,
-                coverage=point.coverage,
-                agreement_low=point.agreement_low,
-                reason=reason,
-                curve=curve,
-            )
-    reason = f"no threshold keeps {1 - margin:.0%} agreement; the best lower bound is {best:.1%} on {prompts} prompts"
-    return RouterRule(threshold=None, coverage=0.0, agreement_low=best, reason=reason, curve=curve)
+    tried = [point for point in curve if _forgiving(round(point.coverage * prompts), margin)]
+    kept = list(takewhile(lambda point: point.agreement_low >= 1 - margin, tried))
+    if not kept:
+        why = f"its lower bound is {tried[0].agreement_low:.1%}" if tried else "there are too few"
+        share = tried[0].coverage if tried else 1.0
+        reason = f"no threshold keeps {1 - margin:.0%} agreement: on the surest {share:.0%} of {prompts} prompts {why}"
+        low = tried[0].agreement_low if tried else 0.0
+        return RouterRule(threshold=None, coverage=0.0, agreement_low=low, reason=reason, curve=curve)
+    point = kept[-1]
+    count = round(point.coverage * prompts)
+    reason = (
+        f"the teacher can be left out from a mean log-probability of {point.threshold:.3f} on, for {point.coverage:.0%} of "
+        f"prompts: {round(point.agreement * count)} of {count} answers there agree with the teacher"
+    )
+    return RouterRule(
+        threshold=point.threshold,
+        coverage=point.coverage,
+        agreement_low=point.agreement_low,
+        reason=reason,
+        curve=curve,
+    )
+
+
+def _forgiving(count: int, margin: float) -> bool:
+    """Whether so many prompts prove the promise although one of them was answered wrong."""
+    return count > 1 and wilson_low(count - 1, count, LEVEL) >= 1 - margin
 
 
 def surest(judged: Sequence[Judged]) -> list[Judged]:
@@ -106,7 +118,7 @@ def _point(
     threshold = _confidence(kept[-1])[1]
     kept = [item for item in whole if _confidence(item)[1] >= threshold]  # equally sure answers are routed alike
     good = sum(item.good(margin) for item in kept)
-    bound = wilson_low(good, len(kept), LEVEL / len(GRID))
+    bound = wilson_low(good, len(kept), LEVEL)
     coverage = len(kept) / prompts
     return RouterPoint(
         threshold=threshold,
