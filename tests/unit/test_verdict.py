@@ -124,8 +124,8 @@ def test_router_without_evidence_has_no_threshold() -> None:
 
 def test_the_first_threshold_that_fails_ends_it() -> None:
     """A looser threshold is not tried where a stricter one has failed, however well it would do: no second chance."""
-    sure_and_wrong, right = many(0.0, -0.1, 20, "a"), many(1.0, -1.0, 400, "b")
-    rule = router_rule([*sure_and_wrong, *right], 0.1)
+    right = [judged(1.0, -1.0 - number / 1000, f"b{number}") for number in range(400)]
+    rule = router_rule([*many(0.0, -0.1, 20, "a"), *right], 0.1)
     assert max(point.agreement_low for point in rule.curve) >= 0.9
     assert rule.threshold is None
     assert "surest" in rule.reason
