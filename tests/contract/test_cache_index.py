@@ -88,11 +88,12 @@ def test_limit_is_kept(index: Index) -> None:
 
 
 def test_upsert_replaces_and_delete_removes(index: Index) -> None:
-    """The same number holds one vector; a deleted one is gone; an unknown one is no error."""
+    """The same number holds one vector; a deleted one is gone; an unknown one, or none, is no error."""
     index.upsert(points(EAST))
     index.upsert(points(NORTH))
     assert index.search(EAST, "a", 5)[0].cosine == pytest.approx(0.0, abs=1e-5)
     index.delete([1, 99])
+    index.delete([])
     assert index.numbers() == set()
     assert index.search(NORTH, "a", 5) == []
 
