@@ -59,7 +59,10 @@ def test_interrupted_question_costs_nothing_further(tmp_path: Path) -> None:
         with subprocess.Popen(command, cwd=tmp_path, env=env(emulator.url), stderr=subprocess.DEVNULL) as process:
             wait_for_attempt(tmp_path)
             process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 130
+            try:
+                assert process.wait(60) == 130
+            finally:
+                process.kill()
     (attempt,) = _attempts(Workspace(tmp_path / "w").ledger)
     assert attempt in {("open", "cancelled"), ("failed", "not sent")}
 
