@@ -203,7 +203,7 @@ async def test_store_that_breaks_underway_is_passed_by(tmp_path: Path) -> None:
 
 
 async def test_index_that_breaks_is_passed_by(tmp_path: Path) -> None:
-    """An index that raises costs semantic hits, not answers."""
+    """An index that raises costs semantic hits, not answers, and what is stored meanwhile has its vector for later."""
 
     class Broken(MemoryIndex):
         def search(self, *_: object) -> list[object]:  # type: ignore[override]
@@ -218,6 +218,8 @@ async def test_index_that_breaks_is_passed_by(tmp_path: Path) -> None:
         trace = (await router.answer(QUESTION)).trace
     assert trace.route == "teacher"
     assert "cache passed by: gone" in trace.reason
+    with EntryStore(Workspace(tmp_path).cache_entries) as store:
+        assert [len(store.vectors_of(entry.number)) for entry in store.entries()] == [1]
 
 
 async def test_secret_is_neither_cached_nor_traced(tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ class CacheLayers:
         if read is None or read.encoder is None:
             return None
         with _passing_by(work):
+            work.read = read  # kept where the index fails: the answer is stored with its vector all the same
             work.read = self._cache.near(read, work.scope, work.at.timestamp())
             if work.read.skipped is not None:
                 work.notes.append(f"semantic cache passed by: {work.read.skipped}")
