@@ -10,11 +10,11 @@ from potstill.cli.session import Session, with_session
 from potstill.config import KEY_VARIABLES
 
 if TYPE_CHECKING:
+    from potstill.config import DistillConfig
     from potstill.student.machine import Machine
 
 GIB = 2**30
 MIN_FREE_DISK = 5 * GIB
-RANK = 16
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def doctor(session: Session) -> None:
 
     machine = inspect_machine(session.workspace.root)
     findings = [*_machine_findings(machine), *_teacher_findings(session)]
-    students = _students(machine)
+    students = _students(machine, session.config.distill)
     document = {"machine": asdict(machine), "findings": [asdict(item) for item in findings], "students": students}
     session.show(document, _text(findings, students, machine))
 
@@ -86,7 +86,7 @@ def _teacher_findings(session: Session) -> list[Finding]:
     return found
 
 
-def _students(machine: Machine) -> list[dict[str, Any]]:
+def _students(machine: Machine, distill: DistillConfig) -> list[dict[str, Any]]:
     """Known students with the memory that training takes, and the largest workable way on this machine's best GPU."""
     from potstill.student.fit import KNOWN, Recipe, training_memory
     from potstill.student.plan import LOSS_ROWS, choose
@@ -99,7 +99,7 @@ def _students(machine: Machine) -> list[dict[str, Any]]:
             for kind in ("nf4", "none")
         }
         fits = [kind for kind, need in needs.items() if need <= free]
-        best = choose(shape, free, RANK)
+        best = choose(shape, free, distill.lora.r, distill.batch_size * distill.max_length)
         rows.append({"base": shape.name, "need_bytes": needs, "fits": fits, "best": best.reason if best else None})
     return rows
 

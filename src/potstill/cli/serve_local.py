@@ -122,7 +122,7 @@ async def _serve(session: Session, listener: socket.socket, *, hybrid: bool) -> 
 
 
 def _check_router(session: Session, student: Any) -> None:
-    """What the router could not start with is told before anything listens; raises InputError, for a role without a file."""
+    """What the router could not start with is told before anything listens; raises InputError, such as for a role of which neither file nor training is known."""
     from potstill.infer.settings import make_settings
 
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from potstill.pricing.book import PriceBook, load_prices
 from potstill.prompts import Role, load_roles, load_template
 from potstill.records import text_sha
 from potstill.student.answers import Student
+from potstill.student.manifest import StudentRole, read_manifest
 from potstill.workspace import Workspace
 
 TEMPERATURE = 0.0
@@ -52,8 +54,9 @@ class Settings:
 
 def make_settings(config: Config, workspace: Workspace, student: Student | None) -> Settings:
     """Resolve a config; raises UsageError, InputError or UnknownModelError where roles, student or prices are wrong."""
-    roles = _roles(config, student)
     files = workspace.student(config.distill.name)
+    trained = read_manifest(files).roles if student is not None and files.manifest.is_file() else ()
+    roles = _roles(config, student, trained)
     verdict = read_verdict(files) if student is not None else None
     decided = policy(config.infer.decide, verdict.router if verdict else None)
     templates = {name: load_template(name, config.language) for name in SCHEMAS}
@@ -80,15 +83,17 @@ def make_settings(config: Config, workspace: Workspace, student: Student | None)
     return Settings(config, decided, roles, scope, templates, book, files.questions, calibration)
 
 
-def _roles(config: Config, student: Student | None) -> tuple[Role, ...]:
+def _roles(config: Config, student: Student | None, trained: Sequence[StudentRole]) -> tuple[Role, ...]:
     """The personas behind the answers: `infer.roles`, else the student's, else the first one of `generate.roles`.
 
-    A name means the role of that name in `generate.roles` before a shipped one.
+    A name means the role of that name in `generate.roles`, before one that the student was trained on, before a shipped one.
     """
     known = {role.name: role for role in load_roles(config.generate.roles, config.language)}
     if student is None and not config.infer.roles:
         return tuple(known.values())[:1]
     names = config.infer.roles or (student.roles if student else ())
+    for role in trained:
+        known.setdefault(role.name, Role(name=role.name, language=config.language, system=role.system))
     roles = tuple(known.get(name) or load_roles([name], config.language)[0] for name in names)
     if student is not None and (missing := [role.name for role in roles if role.name not in student.roles]):
         message = f"infer.roles: student {student.name!r} was not trained on {', '.join(missing)}"
