@@ -175,7 +175,10 @@ def _router_table(verdict: Verdict) -> str:
         "<tr><th class=n>threshold (mean log-probability)<th class=n>prompts above<th class=n>answered well"
         "<th class=n>risk at most<th class=n>saved per 1,000 requests</tr>"
     )
-    note = "Risk: upper bound of the share answered badly, one-sided 95 %, all thresholds together. Green: the rule."
+    note = (
+        "Risk: upper bound of the share answered badly, one-sided 95 %. Thresholds are tried from the top, "
+        "and the first that fails ends it. Green: the rule."
+    )
     return f"<div class=scroll><table>{head}{rows}</table></div><p class=small>{note}</p>"
 
 
