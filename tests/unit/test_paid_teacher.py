@@ -195,6 +195,34 @@ async def test_a_cancelled_request_leaves_its_place(tmp_path: Path) -> None:
     assert len(transport.sent) == 2
 
 
+class SlowToEnd(ScriptedTransport):
+    """A transport whose first request takes a while to end when it is cancelled."""
+
+    async def send(self, request: TeacherRequest) -> Received:
+        """Answer; the first time, be cancelled slowly."""
+        if self.sent:
+            return await super().send(request)
+        self.sent.append(request)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.02)
+        raise AssertionError
+
+
+async def test_who_asks_while_another_is_cancelled_gets_an_answer(tmp_path: Path) -> None:
+    """An equal request that comes while a cancelled one still ends is not cancelled with it; the lost one holds its money."""
+    async with paying(tmp_path, SlowToEnd([reply_200("yes")])) as teacher:
+        first = asyncio.create_task(teacher.ask(request("a")))
+        await asyncio.sleep(0.01)
+        first.cancel()
+        await asyncio.sleep(0)
+        assert (await teacher.ask(request("a"))).text == "yes"
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert [(row.status, row.reason) for row in teacher.ledger.attempts()] == [("open", "cancelled"), ("done", None)]
+
+
 class Drawn:
     """A transport that answers by drawn delays and replies, and looks at the books before each reply."""
 

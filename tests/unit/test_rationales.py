@@ -14,7 +14,7 @@ from tests.unit.test_template import make_tokenizer
 from potstill.config import Config, StudentConfig, with_values
 from potstill.distill.data import Rows, encode, supervised
 from potstill.distill.preview import samples, warnings
-from potstill.distill.rationales import training_rows
+from potstill.distill.rationales import check_rationales, training_rows
 from potstill.distill.train import train
 from potstill.errors import InputError
 from potstill.generate.rationales import Rationales
@@ -79,11 +79,17 @@ def test_two_tasks_weighted_by_their_means(weight: float) -> None:
 
 
 def test_off_by_default_and_refused_without_rationales() -> None:
-    """Without a weight rationales are not looked at; with one, a dataset that has none ends with what to do."""
+    """Without a weight rationales are not looked at; with one, a dataset that has none ends with what to do.
+
+    A role without any beside others that have them learns its answers alone.
+    """
     tokenizer = make_tokenizer("qwen2_5")
     assert not training_rows(tokenizer, [sample("one", WHY)], Config()).rationales
+    bare = training_rows(tokenizer, [sample("one", None)], weighted(0.5))
+    assert bare == encode(tokenizer, [sample("one", None)], 1024)
+    check_rationales(bare, Config())
     with pytest.raises(InputError, match="no training sample has a rationale") as caught:
-        training_rows(tokenizer, [sample("one", None)], weighted(0.5))
+        check_rationales(bare, weighted(0.5))
     assert "generate.rationales.enabled=true" in (caught.value.hint or "")
 
 

@@ -20,10 +20,7 @@ from potstill.records import Message, Sample
 
 
 def training_rows(tokenizer: Any, samples: Sequence[Sample], config: Config) -> Rows:
-    """The rows of a training split, with its rationales where `distill.rationale.weight` asks for them.
-
-    Raises InputError where it does and no sample has one.
-    """
+    """The rows of some training samples, with their rationales where `distill.rationale.weight` asks for them."""
     weight, length = config.distill.rationale.weight, config.distill.max_length
     if weight is None:
         return encode(tokenizer, samples, length)
@@ -31,11 +28,15 @@ def training_rows(tokenizer: Any, samples: Sequence[Sample], config: Config) -> 
         tokenizer, samples, length, _asking(load_template(config.distill.rationale.template, config.language))
     )
     learned = sum(map(supervised, rows.rationales.values()))
-    if not learned:
+    return replace(rows, rationale_weight=weight * (rows.supervised - learned) / learned) if learned else rows
+
+
+def check_rationales(rows: Rows, config: Config) -> None:
+    """Raise InputError where rationales are to be learned, and the whole training split has none; one role may."""
+    if config.distill.rationale.weight is not None and not rows.rationales:
         message = "distill.rationale.weight is set, but no training sample has a rationale"
         hint = "get them with `potstill generate --set generate.rationales.enabled=true`; it pays for nothing else"
         raise InputError(message, hint=hint)
-    return replace(rows, rationale_weight=weight * (rows.supervised - learned) / learned)
 
 
 def _asking(template: str) -> Callable[[Sample], Chat | None]:

@@ -21,7 +21,7 @@ from potstill.distill.judge import Case, Evidence, own_agreement, verdict
 from potstill.distill.on_policy import student_writes
 from potstill.distill.processes import is_first_process, leave_group, training_cards
 from potstill.distill.progress import Follow
-from potstill.distill.rationales import training_rows
+from potstill.distill.rationales import check_rationales, training_rows
 from potstill.distill.report import page, plot_loss
 from potstill.distill.router import Nearness
 from potstill.distill.similarity import measured
@@ -77,6 +77,7 @@ def prepare(config: Config, workspace: Workspace) -> Prepared:
         }
     )
     train_rows = training_rows(tokenizer, data.train, config)
+    check_rationales(train_rows, config)
     validation_rows = encode(tokenizer, data.validation, config.distill.max_length)
     return Prepared(data, tokenizer, train_rows, validation_rows, sha, plan_id)
 

@@ -100,15 +100,20 @@ class PaidTeacher:
         flight = self._flights.get(request.key)
         if flight is None:
             flight = self._flights[request.key] = _Flight(asyncio.create_task(self._pay(request, tell)))
-            flight.task.add_done_callback(lambda _: self._flights.pop(request.key, None))
+            flight.task.add_done_callback(lambda _: self._land(request.key, flight))
         flight.waiting += 1
         try:
             return await asyncio.shield(flight.task)
         finally:
             flight.waiting -= 1
             if not flight.waiting and not flight.task.done():  # nobody is left who wants it
+                self._land(request.key, flight)  # who asks from now on must not be cancelled with it
                 flight.task.cancel()
                 await asyncio.wait([flight.task])
+
+    def _land(self, key: str, flight: _Flight) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]
 
     def stop(self) -> None:
         """Send nothing more; who waits gets StoppedError, what is in flight is settled."""
