@@ -220,7 +220,10 @@ async def test_who_asks_while_another_is_cancelled_gets_an_answer(tmp_path: Path
         assert (await teacher.ask(request("a"))).text == "yes"
         with pytest.raises(asyncio.CancelledError):
             await first
-        assert [(row.status, row.reason) for row in teacher.ledger.attempts()] == [("open", "cancelled"), ("done", None)]
+        assert [(row.status, row.reason) for row in teacher.ledger.attempts()] == [
+            ("open", "cancelled"),
+            ("done", None),
+        ]
 
 
 class Drawn:
