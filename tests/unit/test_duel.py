@@ -14,7 +14,7 @@ from tests.unit.test_verdict import judged, sample
 from potstill.config import Config, JudgeSettings, PricesConfig, Secrets
 from potstill.distill.asking import Judged
 from potstill.distill.duel import Purse, consult, judge_by_teacher
-from potstill.ledger import Ledger
+from potstill.ledger import Intent, Ledger
 from potstill.pricing.book import load_prices
 from potstill.student.answers import StudentAnswer
 from potstill.teacher.calls import TeacherRequest
@@ -199,3 +199,15 @@ async def test_the_judges_budget_holds_over_restarts(gemini: Running, tmp_path: 
         with Ledger.open(tmp_path / "poor" / "ledger.sqlite3") as ledger:
             assert Decimal(0) < ledger.spent() <= max_usd
     assert found == whole
+
+
+@pytest.mark.filterwarnings("ignore:Inheritance class:DeprecationWarning")
+async def test_the_judges_budget_holds_where_replies_are_lost(tmp_path: Path) -> None:
+    """Each lost attempt may have been paid for: no retry leaves that could pass the limit, whatever others have spent."""
+    with running(EmulatorSettings(port=0, faults={"disconnect": 1.0})) as emulator:
+        given = for_gemini(emulator, tmp_path, max_usd=Decimal("0.001"))
+        with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
+            await ledger.reserve(Intent("other", "distill", None, given.teacher.model, "standard", "{}", Decimal(1)))
+            found = await judge_by_teacher(given, KEY, Workspace(tmp_path), told_gemini())
+            assert Decimal(1) < ledger.reserved() + ledger.spent() <= Decimal("1.001")
+    assert "distill.judge.max_usd of $0.001 would be passed" in found.stopped

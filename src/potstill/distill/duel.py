@@ -15,7 +15,7 @@ from potstill.distill.asking import Judged
 from potstill.distill.metrics import agreement
 from potstill.distill.stats import ceiling, interval
 from potstill.errors import BudgetError, QuotaError, TeacherError
-from potstill.ledger import Ledger
+from potstill.ledger import Cap, Ledger, LedgerView
 from potstill.pricing.book import PriceBook, load_prices
 from potstill.prompts import fill, load_template
 from potstill.records import Ceiling, Duel, Message
@@ -122,11 +122,38 @@ class Purse:
 async def judge_by_teacher(
     config: Config, secrets: Secrets, workspace: Workspace, judged: Sequence[Judged]
 ) -> Consulted:
-    """Open the paid teacher and consult it for at most `distill.judge.max_usd`; raises KeyRefusedError without a key."""
-    async with open_teacher(config, secrets, workspace, command="distill") as teacher:
-        limit = config.distill.judge.max_usd or Decimal(0)
+    """Open the paid teacher and consult it for at most `distill.judge.max_usd`; raises KeyRefusedError without a key.
+
+    The ledger holds that limit before each attempt: a retry, or flex's way to the standard price, costs more than the
+    worst case that the purse counts with.
+    """
+    limit = config.distill.judge.max_usd or Decimal(0)
+    with LedgerView(workspace.ledger) as view:
+        own = view.committed_for(request.key for request in _Wanted.of(config, judged).requests)
+        cap = Cap("distill.judge.max_usd", limit, view.committed_by("distill") - own)
+    async with open_teacher(config, secrets, workspace, command="distill", cap=cap) as teacher:
         purse = Purse(teacher, config, load_prices(config.prices), limit, teacher.ledger)
         return await consult(purse, config, judged)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is to be asked: pairs in both orders, and questions once more."""
+
+    pairs: list[tuple[Judged, list[TeacherRequest]]]
+    again: list[tuple[Judged, TeacherRequest]]
+
+    @classmethod
+    def of(cls, config: Config, judged: Sequence[Judged]) -> _Wanted:
+        settings = config.distill.judge
+        return cls(
+            [(item, _swapped(config, item)) for item in _spread(judged, settings.samples)],
+            [(item, _once_more(config, item)) for item in _spread(judged, settings.resamples)],
+        )
+
+    @property
+    def requests(self) -> list[TeacherRequest]:
+        return [*(request for _, both in self.pairs for request in both), *(request for _, request in self.again)]
 
 
 async def consult(purse: Purse, config: Config, judged: Sequence[Judged]) -> Consulted:
@@ -135,10 +162,9 @@ async def consult(purse: Purse, config: Config, judged: Sequence[Judged]) -> Con
     Each pair is shown twice, the second time swapped; a choice that follows the position counts as a tie (position
     bias: arXiv 2306.05685). Equal answers are a tie and cost nothing.
     """
-    settings = config.distill.judge
-    pairs = [(item, _swapped(config, item)) for item in _spread(judged, settings.samples)]
-    again = [(item, _once_more(config, item)) for item in _spread(judged, settings.resamples)]
-    purse.remember([*(request for _, requests in pairs for request in requests), *(request for _, request in again)])
+    wanted = _Wanted.of(config, judged)
+    pairs, again = wanted.pairs, wanted.again
+    purse.remember(wanted.requests)
     results = await asyncio.gather(*(_choice(purse, requests) for _, requests in pairs))
     words = {id(item): word for (item, _), word in zip(pairs, results, strict=True) if word is not None}
     told = [replace(item, points=(words[id(item)] + 1) / 2) if id(item) in words else item for item in judged]

@@ -13,10 +13,14 @@ from potstill.records import Usage
 
 @dataclass(frozen=True)
 class Cap:
-    """The most that all attempts of one command may cost, in all runs; `name` is the config key that says so."""
+    """The most that all attempts of one command may cost, in all runs; `name` is the config key that says so.
+
+    `others_usd`: what the command has spent on other work by now, which does not count.
+    """
 
     name: str
     max_usd: Decimal
+    others_usd: Decimal = Decimal(0)
 
 
 @dataclass(frozen=True)
