@@ -1,10 +1,13 @@
-"""What happens on a bug: exit code 1, a traceback for the report, and no secret in it."""
+"""What happens on a bug: exit code 1, a traceback for the report, no secret in it; a missing package is none."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 BUG = """
 import sys
@@ -27,3 +30,26 @@ def test_a_bug_ends_in_1_without_the_key() -> None:
     assert "RuntimeError: boom" in result.stderr
     assert "[redacted]" in result.stderr
     assert "sk-very-secret" not in result.stdout + result.stderr
+
+
+WITHOUT_THE_EXTRA = """
+import sys
+for package in ("torch", "transformers", "peft", "fastapi", "starlette", "uvicorn", "onnxruntime", "sklearn"):
+    sys.modules[package] = None  # what Python does for a package that is not there: ModuleNotFoundError
+from potstill.cli import app
+app.main()
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["distill"], ["distill", "--dry-run"], ["serve-local"], ["serve-local", "--engine", "vllm"]],
+    ids=" ".join,
+)
+def test_a_command_whose_extra_is_missing_says_so(arguments: list[str], tmp_path: Path) -> None:
+    """Where only the core is installed, the commands of the extra `local` end in 7 and name the extra."""
+    command = [sys.executable, "-c", WITHOUT_THE_EXTRA, *arguments]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 7, result.stderr
+    assert "needs the package" in result.stderr
+    assert "pip install 'potstill[local]'" in result.stderr

@@ -19,7 +19,7 @@ from potstill.cli.infer import infer
 from potstill.cli.init import init
 from potstill.cli.serve_local import serve_local
 from potstill.config import read_secrets
-from potstill.errors import PotstillError
+from potstill.errors import MachineError, PotstillError
 
 INTERRUPTED = 130
 
@@ -75,11 +75,24 @@ def main() -> None:
     except typer.TyperException as error:  # a usage error of the command line itself
         typer.echo(f"potstill: {error.format_message()}", err=True)
         code = 2
-    except Exception:  # noqa: BLE001  the one broad net: a bug keeps its traceback, without secrets
-        sys.stderr.write(read_secrets().redact(traceback.format_exc()))
-        sys.stderr.write("this is a bug in potstill; please report it with the lines above\n")
-        code = 1
+    except Exception as error:  # noqa: BLE001  the one broad net: a bug keeps its traceback, without secrets
+        missing = _missing_package(error)
+        code = _bug() if missing is None else _report(missing, as_json=as_json, verbose=verbose)
     sys.exit(code or 0)
+
+
+def _missing_package(error: Exception) -> MachineError | None:
+    """What the core is installed without, and this command needs: an extra brings it."""
+    if not isinstance(error, ModuleNotFoundError) or error.name is None or error.name.startswith("potstill"):
+        return None
+    message = f"this needs the package {error.name.partition('.')[0]}, which is not installed"
+    return MachineError(message, hint="pip install 'potstill[local]'")
+
+
+def _bug() -> int:
+    sys.stderr.write(read_secrets().redact(traceback.format_exc()))
+    sys.stderr.write("this is a bug in potstill; please report it with the lines above\n")
+    return 1
 
 
 def _report(error: PotstillError, *, as_json: bool, verbose: bool) -> int:

@@ -9,7 +9,7 @@ import typer
 
 from potstill.cli.distill_view import show_dry_run
 from potstill.cli.session import Session, quiet_libraries, with_session
-from potstill.errors import MachineError, QualityGateError
+from potstill.errors import QualityGateError
 
 if TYPE_CHECKING:
     from potstill.distill.export import Agreement, Exported
@@ -43,28 +43,24 @@ def distill(
 
         show_plan(session, card, memory_gib)
         return
-    try:
-        quiet_libraries(session)
-        from potstill.distill.run import distill as run_distill
-        from potstill.distill.run import prepare
+    quiet_libraries(session)
+    from potstill.distill.run import distill as run_distill
+    from potstill.distill.run import prepare
 
-        if session.dry_run:
-            show_dry_run(session, prepare(session.config, session.workspace))
-            return
-        from potstill.infer.cache import open_encoder
+    if session.dry_run:
+        show_dry_run(session, prepare(session.config, session.workspace))
+        return
+    from potstill.infer.cache import open_encoder
 
-        done = run_distill(
-            session.config,
-            session.workspace,
-            session.say,
-            _follow(session),
-            session.secrets,
-            lambda: open_encoder(session.config.cache, session.workspace),
-        )
-        exported = _export(session) if export and done is not None else []
-    except ImportError as error:
-        message = f"distill needs the package {error.name}"
-        raise MachineError(message, hint="pip install 'potstill[local]'") from error
+    done = run_distill(
+        session.config,
+        session.workspace,
+        session.say,
+        _follow(session),
+        session.secrets,
+        lambda: open_encoder(session.config.cache, session.workspace),
+    )
+    exported = _export(session) if export and done is not None else []
     if done is None:
         return  # a launcher's further process: the first one tells
     files = session.workspace.student(session.config.distill.name)
