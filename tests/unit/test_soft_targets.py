@@ -15,7 +15,7 @@ from potstill.distill.data import Rows
 from potstill.distill.engine import cross_entropy
 from potstill.distill.loss import Head
 from potstill.distill.progress import Progress
-from potstill.distill.soft_targets import divergence, soft_loss, soft_objective
+from potstill.distill.soft_targets import check_teacher, divergence, soft_loss, soft_objective
 from potstill.distill.train import Job, train
 from potstill.errors import InputError
 
@@ -106,7 +106,7 @@ def test_another_vocabulary_is_refused(tmp_path: Path, student: StudentConfig) -
     """A teacher with other tokens is an input error before anything is trained."""
     other = save_model(tmp_path, 2, vocabulary=VOCABULARY + 4)
     with pytest.raises(InputError, match="another vocabulary"):
-        soft_objective(student, SoftTargets(teacher=str(other)))
+        check_teacher(student, SoftTargets(teacher=str(other)))
 
 
 @pytest.mark.parametrize("kind", ["forward", "reverse", "jsd"])

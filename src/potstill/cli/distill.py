@@ -44,8 +44,8 @@ def distill(
         show_plan(session, card, memory_gib)
         return
     quiet_libraries(session)
+    from potstill.distill.prepare import prepare
     from potstill.distill.run import distill as run_distill
-    from potstill.distill.run import prepare
 
     if session.dry_run:
         show_dry_run(session, prepare(session.config, session.workspace))

@@ -9,8 +9,8 @@ from potstill.cli.session import Session, colour_wanted
 
 if TYPE_CHECKING:
     from potstill.config import SoftTargets
+    from potstill.distill.prepare import Prepared
     from potstill.distill.preview import Stretch
-    from potstill.distill.run import Prepared
 
 LEARNED = ("\x1b[1;32m", "\x1b[0m")
 MARKS = ("[[", "]]")

@@ -14,21 +14,26 @@ from potstill.student.base import load_base, load_tokenizer
 from potstill.student.packing import pack as pack_weights
 
 
+def check_teacher(student: StudentConfig, soft: SoftTargets) -> None:
+    """Raise InputError where the local teacher has another vocabulary than the student."""
+    if soft.teacher is None:
+        return
+    if load_tokenizer(_teacher(student, soft)).get_vocab() != load_tokenizer(student).get_vocab():
+        message = f"distill.soft_targets.teacher: {soft.teacher} has another vocabulary than {student.base}"
+        raise InputError(message, hint="choose a teacher of the same family, or leave soft targets out")
+
+
 def soft_objective(student: StudentConfig, soft: SoftTargets) -> Callable[[Any], Objective]:
     """What is minimised, given the base: `(1 - weight) * cross-entropy + weight * T^2 * divergence`, a token.
 
-    The teacher (`soft.teacher`, a Hugging Face model on the student's device) reads the same packed row. Without
-    gradients, for the validation loss, it is cross-entropy alone. Raises InputError for another vocabulary.
+    The teacher (`soft.teacher`, a Hugging Face model on the student's device; see `check_teacher`) reads the same packed
+    row. Without gradients, for the validation loss, it is cross-entropy alone.
     """
-    config = student.model_copy(update={"base": soft.teacher, "revision": soft.revision})
-    if load_tokenizer(config).get_vocab() != load_tokenizer(student).get_vocab():
-        message = f"distill.soft_targets.teacher: {soft.teacher} has another vocabulary than {student.base}"
-        raise InputError(message, hint="choose a teacher of the same family, or leave soft targets out")
 
     def make(base: Any) -> Objective:
         import torch
 
-        teacher = load_base(config).eval()
+        teacher = load_base(_teacher(student, soft)).eval()
         use_packing(teacher)
         pack_weights(teacher)
         decoder, teacher_head, head = teacher.get_decoder(), head_of(teacher), head_of(base)
@@ -91,6 +96,10 @@ def divergence(teacher: Any, student: Any, kind: str) -> Any:
         return _kl(right, left)
     middle = torch.logaddexp(left, right) - torch.log(torch.tensor(2.0))
     return 0.5 * _kl(left, middle) + 0.5 * _kl(right, middle)
+
+
+def _teacher(student: StudentConfig, soft: SoftTargets) -> StudentConfig:
+    return student.model_copy(update={"base": soft.teacher, "revision": soft.revision})
 
 
 def _kl(left: Any, right: Any) -> Any:

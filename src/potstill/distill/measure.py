@@ -1,0 +1,90 @@
+"""What the verdict stands on: the answers before and after training, what an encoder tells of them, and the judge's word."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+from potstill.config import Config, Secrets
+from potstill.distill.asking import answers, likelihood
+from potstill.distill.heldout import question_of
+from potstill.distill.judge import Evidence, own_agreement
+from potstill.distill.prepare import Prepared
+from potstill.distill.router import Nearness
+from potstill.distill.similarity import measured
+from potstill.errors import MachineError
+from potstill.student.base import load_base
+from potstill.student.familiar import Reader, known_questions, nearness, write_known
+from potstill.student.local import LocalStudent, Persona, read_student
+from potstill.workspace import StudentFiles, Workspace
+
+Say = Callable[[str], None]
+MakeReader = Callable[[], Reader]
+
+
+def measure(config: Config, files: StudentFiles, prepared: Prepared, say: Say) -> Evidence:
+    """The base's answers to the held-out questions, and the trained student's on the same base in memory."""
+    data, settings = prepared.data, config.distill
+    student = LocalStudent(
+        Persona("base", data.roles), load_base(config.student), prepared.tokenizer, prepared.base_sha
+    )
+    say(f"the base answers {len(data.held_out)} held-out questions")
+    before = answers(student, data.held_out, settings.max_new_tokens)
+    costs = likelihood(student, data.held_out, settings.max_length)
+    say("the student answers the same questions")
+    student.take(read_student(files))
+    after = answers(student, data.held_out, settings.max_new_tokens)
+    trained_costs = likelihood(student, data.held_out, settings.max_length)
+    return Evidence(
+        before,
+        after,
+        near_duplicates=len(data.leaks),
+        ceiling=own_agreement([*data.train, *data.validation, *data.test]),
+        nll={name: (costs[name], trained_costs[name]) for name in costs},
+    )
+
+
+def read_by_encoder(
+    evidence: Evidence, files: StudentFiles, prepared: Prepared, reader: MakeReader | None, say: Say
+) -> Evidence:
+    """What an encoder tells, where one can be had: which questions are near the training, which answers each other."""
+    files.questions.unlink(missing_ok=True)
+    if reader is None:
+        return evidence
+    try:
+        encoder = reader()
+    except MachineError as error:
+        say(f"the router will not know foreign questions: {error.message}")
+        return replace(evidence, encoder=f"not measured: {error.message}")
+    evidence = replace(evidence, near=_near(files, prepared, encoder, say))
+    if encoder.id.startswith("hashing"):
+        return replace(evidence, encoder="not measured: the encoder hashing reads spelling alone")
+    before, after = measured(evidence.before, encoder), measured(evidence.after, encoder)
+    return replace(evidence, before=before, after=after, encoder=encoder.id)
+
+
+def judged_by_teacher(
+    evidence: Evidence, config: Config, workspace: Workspace, secrets: Secrets | None, say: Say
+) -> Evidence:
+    """Let the teacher judge the answers, where it has a budget for that."""
+    if config.distill.judge.max_usd is None:
+        return evidence
+    from potstill.distill.duel import judge_by_teacher
+
+    say(f"the teacher judges the answers, for at most ${config.distill.judge.max_usd:f}")
+    found = asyncio.run(judge_by_teacher(config, secrets or Secrets(), workspace, evidence.after))
+    if found.stopped:
+        say(f"judging stopped early: {found.stopped}")
+    return replace(evidence, after=found.judged, duel=found.duel, ceiling=found.ceiling or evidence.ceiling)
+
+
+def _near(files: StudentFiles, prepared: Prepared, encoder: Reader, say: Say) -> Nearness | None:
+    """Keep the training questions as vectors, and measure the held-out ones against them; None where it reads none."""
+    known = known_questions(map(question_of, prepared.data.train), encoder)
+    if known is None:
+        say(f"the router will not know foreign questions: {encoder.id} cannot read those of the dataset")
+        return None
+    write_known(files.questions, known)
+    cosines = nearness(map(question_of, prepared.data.held_out), known, encoder)
+    return Nearness(encoder.id, len(known.vectors), cosines)
