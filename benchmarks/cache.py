@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from page import deliver, head
 
 from potstill.infer.cache import AnswerCache, Neighbourhood, OpenIndex
 from potstill.infer.calibration import Calibration, Circumstances, calibrate, choose
@@ -294,7 +295,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.yardsticks:
         sys.path.append(str(options.yardsticks))
-    page = [*machine("The cache"), ""]
+    page = [*head("The cache"), ""]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         page += timing(options.sizes, folder)
@@ -312,11 +313,7 @@ def main() -> None:
                 "| promised | rule chosen | bound | observed, held out | served | best fixed cosine (with guard) serves |"
             ]
             page += ["|---|---|---|---|---|---|", *promises(options.pairs, folder)]
-    text = "\n".join(page) + "\n"
-    print(text)
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(text, encoding="utf-8")
+    deliver(page, options.out)
 
 
 def timing(sizes: list[int], folder: Path) -> list[str]:
@@ -335,24 +332,6 @@ def timing(sizes: list[int], folder: Path) -> list[str]:
             cells.append("not measured" if value is None else f"{value:.3f} ({value / floor:.1f})")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
-
-
-def machine(title: str) -> list[str]:
-    """A page's title, where and when."""
-    model = next(
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    )
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return [
-        f"# {title}",
-        "",
-        (
-            f"{os.cpu_count()} cores, {model}, load average {os.getloadavg()[0]:.1f} at the start (shared machine), "
-            f"{datetime.now(UTC):%Y-%m-%d}, commit {commit}, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}."
-        ),
-    ]
 
 
 if __name__ == "__main__":

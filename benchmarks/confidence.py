@@ -18,10 +18,10 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
+from page import deliver, head
 
 from potstill.config import CacheConfig, StudentConfig
 from potstill.distill.asking import Judged, answers
@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="a folder for the workspaces, used again where they are finished")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    page = [*_head(options.margin)]
+    page = _head(options.margin)
     sums: dict[str, tuple[Tally, Tally]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for seed in options.seeds:
@@ -172,24 +172,15 @@ def main() -> None:
                 before = sums.get(name, (Tally(), Tally()))
                 sums[name] = (before[0] + taught, before[1] + untaught)
     page += [f"| all | **{name}** | {one.cells()} | {other.cells()} |" for name, (one, other) in sums.items()]
-    text = "\n".join(page) + "\n"
-    print(text)
-    if options.out:
-        options.out.write_text(text, encoding="utf-8")
+    deliver(page, options.out)
 
 
 def _head(margin: float) -> list[str]:
     """Where, when and what."""
-    model = next(
-        text.split(":")[1].strip() for text in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in text
-    )
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return [
-        "# The student's confidence, on topics that it was taught and on topics that it was not",
-        "",
-        (
-            f"{os.cpu_count()} cores, {model}, shared machine, {datetime.now(UTC):%Y-%m-%d}, commit {git.stdout.strip()}. "
-            f"The demo's student and data, margin {margin:g}; MiniLM. Shares of questions, so load does not matter."
+        *head(
+            "The student's confidence, on topics that it was taught and on topics that it was not",
+            f"The demo's student and data, margin {margin:g}; MiniLM. Shares of questions, so load does not matter.",
         ),
         "",
         "| seed | rule | taught: answered alone | wrong of those | untaught: answered alone | wrong of those |",

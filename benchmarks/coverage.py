@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from cache import machine
+from page import deliver, head
 
 from potstill.infer.calibration import LEVEL, Calibration, Circumstances, calibrate, choose, lower_bound
 from potstill.infer.encoder import load_encoder
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=20)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    page = machine("The promise of a calibration, over random splits")
+    page = head("The promise of a calibration, over random splits")
     with tempfile.TemporaryDirectory() as scratch:
         for given in options.sets:
             name, _, encoder = given.partition("=")
@@ -103,10 +103,7 @@ def main() -> None:
                 "| promised | layer on | bound, mean | wrong of served, all splits | above its bound | clearly above |"
             )
             page += ["|---|---|---|---|---|---|", *rows(Path(name), encoder, options.splits, Path(scratch))]
-    text = "\n".join(page) + "\n"
-    print(text)
-    if options.out:
-        options.out.write_text(text, encoding="utf-8")
+    deliver(page, options.out)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cache import cpu_ms, machine
+from cache import cpu_ms
+from page import deliver, head
 
 from potstill.infer.graph import LOOK_EVERY, GrowingIndex
 from potstill.infer.index import Index, MemoryIndex, catch_up
@@ -165,7 +166,7 @@ def main() -> None:
     parser.add_argument("--graph", action="store_true")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    page = [*machine("A million answers"), "", f"{options.entries:,} entries, vectors of {options.dims}.", ""]
+    page = [*head("A million answers"), "", f"{options.entries:,} entries, vectors of {options.dims}.", ""]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         with EntryStore(folder / "entries.sqlite3") as store:
@@ -181,10 +182,7 @@ def main() -> None:
                 *entries(store, options.entries),
                 *travel(folder, options.dims),
             ]
-    text = "\n".join(page) + "\n"
-    print(text)
-    if options.out:
-        options.out.write_text(text, encoding="utf-8")
+    deliver(page, options.out)
 
 
 if __name__ == "__main__":

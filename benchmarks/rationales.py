@@ -15,7 +15,6 @@ import itertools
 import os
 import random
 import statistics
-import sys
 import tempfile
 import time
 from datetime import UTC, datetime
@@ -23,13 +22,16 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from word_base import save_base
+
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 PARTS = tuple(f"{kind}{number}" for kind in ("pump", "lamp", "fan", "valve") for number in range(6))
 PLUGS = ("red", "blue", "green", "white")
 CABLES = tuple(f"cable{number}" for number in range(6))
+OTHERS = ("clerk", "system", "user", "assistant", "connect", "to", "has", "takes", "explain", "<unk>")
+WORDS = (*OTHERS, *PARTS, *PLUGS, *CABLES)
 HELD_OUT, SEEDS = 200, (0, 1, 2, 3)
 BATCH = 10
 RUNS = ((100, 600), (200, 300), (200, 600), (200, 1200), (300, 600))
@@ -84,35 +86,6 @@ def write_dataset(workspace: Any, count: int, seed: int) -> None:
         workspace.split(name).write_text("".join(part), encoding="utf-8")
 
 
-def save_base(folder: Path, seed: int) -> Path:
-    """A Llama shape with random weights and a tokenizer of whole words."""
-    import torch
-    from tests.tiny import CONTROL, TEMPLATE
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    words = ["clerk", "system", "user", "assistant", "connect", "to", "has", "takes", "explain", "<unk>"]
-    vocabulary = dict.fromkeys([*CONTROL, *words, *PARTS, *PLUGS, *CABLES])
-    raw = Tokenizer(models.WordLevel({word: place for place, word in enumerate(vocabulary)}, unk_token="<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        bos_token=CONTROL[0],
-        eos_token="<|eot_id|>",
-        pad_token="<|pad|>",
-        unk_token="<unk>",
-        extra_special_tokens=CONTROL[1:3],
-    )
-    tokenizer.chat_template = TEMPLATE
-    torch.manual_seed(seed)
-    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-    ids = {"bos_token_id": 0, "eos_token_id": 3, "pad_token_id": 4}
-    config = LlamaConfig(vocab_size=len(tokenizer), initializer_range=0.1, tie_word_embeddings=True, **shape, **ids)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def held_out(folder: Path, weight: float | None, count: int, seed: int, **settings: Any) -> tuple[float, float]:
     """Share of held-out orders answered right, and nats a token, by the verdict."""
     from potstill.config import Config
@@ -124,7 +97,7 @@ def held_out(folder: Path, weight: float | None, count: int, seed: int, **settin
     config = Config.model_validate(
         {
             "workspace": str(folder / "w"),
-            "student": {"base": str(save_base(folder / "base", seed)), "device": "cpu"},
+            "student": {"base": str(save_base(folder / "base", WORDS, seed)), "device": "cpu"},
             "distill": {
                 "lora": {"r": 64, "alpha": 64, "target_modules": "all-linear"},
                 "batch_size": BATCH,

@@ -14,9 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
-import os
 import random
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +22,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+
+from page import deliver, head
 
 from potstill.config import Config, with_values
 from potstill.infer.batch import Summary, answer_all, summarise
@@ -331,7 +331,7 @@ def main() -> None:
     parser.add_argument("--exponents", type=float, nargs="*", default=[0.4, 0.8, 1.2])
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    page = [*head(options.questions, options.topics)]
+    page = head("The router, a simulated day", about(options.questions, options.topics))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         made = world(options.pairs, folder, options.topics)
@@ -348,28 +348,16 @@ def main() -> None:
         if options.out:
             draw(days, swept, options.out.with_suffix(".svg"))
             page += ["", f"![Cost over hit rate and escalation rate]({options.out.stem}.svg)"]
-    text = "\n".join(page) + "\n"
-    print(text)
-    if options.out:
-        options.out.write_text(text, encoding="utf-8")
+    deliver(page, options.out)
 
 
-def head(questions: int, topics: int) -> list[str]:
-    """Where, when and what."""
-    model = next(
-        text.split(":")[1].strip() for text in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in text
+def about(questions: int, topics: int) -> str:
+    """What was simulated."""
+    return (
+        f"{questions:,} questions over {topics:,} topics, uncalibrated cache (cosine 0.95 with guard), "
+        "gemini-3.5-flash-lite, answers of about 300 tokens, three roles. "
+        f"A simulated student that is right on {RIGHT:.0%} of topics: the shape of the curve, not your figures."
     )
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return [
-        "# The router, a simulated day",
-        "",
-        (
-            f"{os.cpu_count()} cores, {model}, load average {os.getloadavg()[0]:.1f} at the start (shared machine), "
-            f"{datetime.now(UTC):%Y-%m-%d}, commit {git.stdout.strip()}. {questions:,} questions over {topics:,} topics, "
-            f"uncalibrated cache (cosine 0.95 with guard), gemini-3.5-flash-lite, answers of about 300 tokens, three roles. "
-            f"A simulated student that is right on {RIGHT:.0%} of topics: the shape of the curve, not your figures."
-        ),
-    ]
 
 
 if __name__ == "__main__":

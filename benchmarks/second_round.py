@@ -15,7 +15,6 @@ import os
 import random
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from decimal import Decimal
@@ -23,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from word_base import save_base
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
@@ -60,36 +59,14 @@ def faq(folder: Path, seed: int) -> tuple[dict[str, list[str]], dict[str, list[s
     return {topic: texts[:FRESH] for topic, texts in questions.items()}, questions, rare
 
 
-def save_base(folder: Path, questions: dict[str, list[str]], seed: int) -> Path:
-    """A Llama shape with random weights and a tokenizer of whole words."""
-    import torch
-    from tests.tiny import CONTROL, TEMPLATE
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+def save_reader(folder: Path, questions: dict[str, list[str]], seed: int) -> None:
+    """A base that reads the questions' words, whatever their case and punctuation."""
+    from tokenizers import Regex, normalizers
 
     words = {word for texts in questions.values() for text in texts for word in _words(text)}
-    vocabulary = dict.fromkeys([*CONTROL, "<unk>", "system", "user", "assistant", "topic", *questions, *sorted(words)])
-    raw = Tokenizer(models.WordLevel({word: place for place, word in enumerate(vocabulary)}, unk_token="<unk>"))
-    raw.normalizer = normalizers.Sequence(
-        [normalizers.Lowercase(), normalizers.Replace(Regex(f"[{PUNCTUATION}]"), " ")]
-    )
-    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        bos_token=CONTROL[0],
-        eos_token="<|eot_id|>",
-        pad_token="<|pad|>",
-        unk_token="<unk>",
-        extra_special_tokens=CONTROL[1:3],
-    )
-    tokenizer.chat_template = TEMPLATE
-    torch.manual_seed(seed)
-    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-    ids = {"bos_token_id": 0, "eos_token_id": 3, "pad_token_id": 4}
-    config = LlamaConfig(vocab_size=len(tokenizer), initializer_range=0.1, tie_word_embeddings=True, **shape, **ids)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    plain = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(Regex(f"[{PUNCTUATION}]"), " ")])
+    turns = ("<unk>", "system", "user", "assistant", "topic")
+    save_base(folder, [*turns, *questions, *sorted(words)], seed, plain)
 
 
 def _words(text: str) -> list[str]:
@@ -177,7 +154,7 @@ def compare(seed: int) -> dict[str, tuple[float, float, int, Decimal]]:
         first = Path(name) / "first"
         first.mkdir()
         fresh, questions, rare = faq(first, seed)
-        save_base(first / "base", questions, seed)
+        save_reader(first / "base", questions, seed)
         with running(EmulatorSettings(faq=str(first / "faq.yaml"), latency_s=0.0)) as emulator:
             for arm, values in ARMS.items():
                 folder = first if not values else Path(name) / arm.replace(" ", "-")
