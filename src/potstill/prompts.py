@@ -16,13 +16,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from potstill.config import Config
 from potstill.errors import InputError
-from potstill.records import content_id, text_sha
-from potstill.workspace import NAME_PATTERN, Workspace, file_sha, read_lines, read_text, shipped
+from potstill.records import content_id, from_data, text_sha
+from potstill.workspace import NAME_PATTERN, Workspace, file_sha, read_lines, read_text, read_yaml, shipped
 
 FileModel = TypeVar("FileModel", bound=BaseModel)
 
@@ -240,7 +239,7 @@ def fill(template: str, values: Mapping[str, str], *, origin: str = "template") 
 
 def _load_role(name: str, language: str) -> Role:
     path = _find(name, "roles", "role")
-    data = _validated(_RoleFile, _parse_yaml(path), path)
+    data = from_data(_RoleFile, read_yaml(path, "file"), path)
     if language not in data.system:
         message = f"{path}: system: no text for language {language!r}, only {', '.join(sorted(data.system))}"
         raise InputError(message)
@@ -297,7 +296,7 @@ def _read_jsonl(path: Path) -> Iterator[Prompt]:
 
 
 def _read_yaml(path: Path) -> Iterator[Prompt]:
-    data = _validated(_PromptFile, _parse_yaml(path), path)
+    data = from_data(_PromptFile, read_yaml(path, "file"), path)
     if (data.prompts is None) == (data.template is None):
         message = f"{path}: either `prompts` or `template` with `variables`"
         raise InputError(message)
@@ -313,23 +312,3 @@ def _read_yaml(path: Path) -> Iterator[Prompt]:
             message = f"{path}: prompt {number}: empty"
             raise InputError(message)
         yield Prompt(text=text.strip(), source=f"{path}:#{number}")
-
-
-def _parse_yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(read_text(path, "file"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}" if mark else ""
-        message = f"{path}{where}: {getattr(error, 'problem', None) or 'not valid YAML'}"
-        raise InputError(message) from error
-
-
-def _validated(model: type[FileModel], data: Any, path: Path) -> FileModel:
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "file"
-        message = f"{path}: {where}: {first['msg']}"
-        raise InputError(message) from error

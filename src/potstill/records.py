@@ -6,9 +6,12 @@ import hashlib
 import json
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
+
+from potstill.errors import InputError
 
 ID_SCHEME = "c1"
 CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -35,6 +38,33 @@ def bytes_id(canonical: bytes) -> str:
 def text_sha(text: str) -> str:
     """SHA-256 of a text in UTF-8, 64 hex digits."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def from_json(kind: type[Model], text: str | bytes, origin: str | Path, *, hint: str | None = None) -> Model:
+    """What a file or a line of one says; raises InputError naming `origin` (a path, `path:line`) and the field."""
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        message = f"{origin}: {first_problem(error)}"
+        raise InputError(message, hint=hint) from error
+
+
+def from_data(kind: type[Model], data: Any, origin: str | Path) -> Model:
+    """The same for what is parsed already."""
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        message = f"{origin}: {first_problem(error)}"
+        raise InputError(message) from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing that is wrong, e.g. `usage.input_tokens: Field required`."""
+    first = error.errors(include_url=False)[0]
+    return ": ".join((*filter(None, [".".join(map(str, first["loc"]))]), first["msg"]))
 
 
 class Record(BaseModel):

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from potstill.errors import InputError, MachineError, UsageError
 
@@ -279,6 +282,17 @@ def read_text(path: Path, what: str) -> str:
     """Read a UTF-8 file; raises InputError naming `what` and the path."""
     with _reading(path, what):
         return path.read_text(encoding="utf-8-sig")
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """Read a YAML file; raises InputError naming `what`, the path and the line."""
+    try:
+        return yaml.safe_load(read_text(path, what))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}" if mark else ""
+        message = f"{path}{where}: {getattr(error, 'problem', None) or 'not valid YAML'}"
+        raise InputError(message) from error
 
 
 def file_sha(path: Path) -> str:

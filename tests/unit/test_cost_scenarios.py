@@ -76,7 +76,7 @@ def test_a_bad_scenario_file_names_its_place(tmp_path: Path, text: str, needle: 
     path.write_text(text)
     with pytest.raises(InputError) as caught:
         read_scenarios(path)
-    assert str(path) in caught.value.message
+    assert caught.value.message.startswith(f"{path}:")
     assert needle in caught.value.message
 
 

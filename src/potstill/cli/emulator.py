@@ -10,6 +10,7 @@ import typer
 
 from potstill.cli.session import Session, with_session
 from potstill.errors import UsageError
+from potstill.records import first_problem
 
 QUOTAS = ("rpm", "tpm", "rpd", "spend_usd")
 LENGTHS = ("answer_tokens", "answer_spread", "thinking_tokens", "thinking_spread")
@@ -49,9 +50,7 @@ def emulator(  # noqa: PLR0913, PLR0917  (one option a setting)
     try:
         settings = EmulatorSettings.model_validate(given)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        message = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-        raise UsageError(message, hint="see `potstill emulator --help`") from error
+        raise UsageError(first_problem(error), hint="see `potstill emulator --help`") from error
     if session.dry_run:
         shown = settings.model_dump(mode="json", exclude={"keys"})
         session.show_plan({"emulator": shown}, f"would listen on {host}:{port}")

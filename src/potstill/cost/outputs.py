@@ -12,13 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from potstill.errors import InputError
 from potstill.ledger import PaidWork, paid_work
 from potstill.pricing.counting import Counter
 from potstill.pricing.intervals import ENOUGH, PLENTY, Z90, Interval, combined, total_interval
-from potstill.records import Sample
+from potstill.records import Sample, from_json
 from potstill.workspace import read_text
 
 ASSUMED_SHARE = 0.5
@@ -127,11 +124,5 @@ def _assumed(todo: Mapping[str, int], mean: float, basis: str) -> Outputs:
 
 def _samples(path: Path) -> Iterator[Sample]:
     for number, line in enumerate(read_text(path, "pilot").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            yield Sample.model_validate_json(line)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            message = f"{path}:{number}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-            raise InputError(message, hint="a pilot is a dataset file, or a ledger.sqlite3") from error
+        if line.strip():
+            yield from_json(Sample, line, f"{path}:{number}", hint="a pilot is a dataset file, or a ledger.sqlite3")

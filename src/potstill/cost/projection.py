@@ -17,8 +17,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from potstill.ledger import Sum, read_sums
-from potstill.pricing.files import parse, validated
+from potstill.pricing.files import parse
 from potstill.pricing.intervals import total_interval
+from potstill.records import from_data
 from potstill.workspace import Workspace, read_text
 
 ZERO = Decimal(0)
@@ -133,8 +134,7 @@ def standing(name: str, projection: Projection, budget: Decimal | None, alert_at
 
 def read_budgets(path: Path) -> Budgets:
     """A budget file in YAML; raises InputError naming file and line or field."""
-    name = str(path)
-    return validated(Budgets, parse(read_text(path, "budget file"), f"{name}.yaml"), name)
+    return from_data(Budgets, parse(read_text(path, "budget file"), str(path)), path)
 
 
 def standings(budgets: Budgets, folder: Path, today: date, window_days: int) -> tuple[Standing, ...]:

@@ -13,11 +13,10 @@ from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from potstill.errors import InputError
 from potstill.pricing.book import PriceBook
-from potstill.records import Attempt, Usage
+from potstill.records import Attempt, Usage, from_json
 from potstill.workspace import read_text
 
 
@@ -65,12 +64,7 @@ def read_log(path: Path) -> Iterator[Billed]:
     for number, text in enumerate(read_text(path, "billing log").split("\n"), start=1):
         if not text.strip():
             continue
-        try:
-            entry = Billed.model_validate_json(text)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            message = f"{path}:{number}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-            raise InputError(message) from error
+        entry = from_json(Billed, text, f"{path}:{number}")
         if entry.billed != Usage():
             yield entry
 

@@ -9,11 +9,8 @@ from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from potstill.errors import InputError
 from potstill.ledger import Sum, read_sums
-from potstill.records import Trace, Usage
+from potstill.records import Trace, Usage, from_json
 from potstill.workspace import Workspace, read_text
 
 GROUPS: dict[str, Callable[[Sum], str]] = {
@@ -116,14 +113,8 @@ def read_traces(folder: Path) -> Iterator[Trace]:
     """All traces of a workspace, none where there is no folder; raises InputError naming file and line."""
     for path in sorted(folder.glob("*.jsonl")):
         for number, text in enumerate(read_text(path, "trace file").split("\n"), start=1):
-            if not text.strip():
-                continue
-            try:
-                yield Trace.model_validate_json(text)
-            except ValidationError as error:
-                first = error.errors(include_url=False)[0]
-                message = f"{path}:{number}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-                raise InputError(message) from error
+            if text.strip():
+                yield from_json(Trace, text, f"{path}:{number}")
 
 
 def line(sums: Sequence[Sum]) -> Line:

@@ -16,8 +16,8 @@ from potstill.cost.schemes import ONE, ZERO, Machine, Scenario, Teacher
 from potstill.errors import UnknownModelError
 from potstill.pricing.book import PriceBook
 from potstill.pricing.compute import Compute
-from potstill.pricing.files import parse, validated
-from potstill.records import Usage
+from potstill.pricing.files import parse
+from potstill.records import Usage, from_data
 from potstill.workspace import read_text
 
 
@@ -110,11 +110,7 @@ class Pricing:
 
 def read_scenarios(path: Path) -> ScenarioFile:
     """The user's file; raises InputError naming file and line or field."""
-    name = str(path)
-    data = parse(
-        read_text(path, "scenario file"), name if path.suffix in {".yaml", ".yml", ".json"} else f"{name}.yaml"
-    )
-    return validated(ScenarioFile, data, name)
+    return from_data(ScenarioFile, parse(read_text(path, "scenario file"), str(path)), path)
 
 
 def scenario_of(spec: ScenarioSpec, pricing: Pricing) -> Scenario:

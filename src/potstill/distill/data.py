@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from potstill.distill.heldout import Leak, duplicates, fair
 from potstill.distill.packing import UNLEARNED
 from potstill.errors import InputError
-from potstill.records import Message, Sample, text_sha
+from potstill.records import Message, Sample, from_json, text_sha
 from potstill.student.manifest import StudentRole
 from potstill.student.template import Encoded, encode_sample, stop_ids
 from potstill.workspace import Workspace, read_text
@@ -94,12 +92,7 @@ def read_samples(path: Path) -> list[Sample]:
         raise InputError(message, hint="make one with `potstill generate`")
     samples = []
     for number, line in enumerate(_lines(read_text(path, "dataset")), start=1):
-        try:
-            sample = Sample.model_validate_json(line)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            message = f"{path}:{number}: {'.'.join(str(part) for part in first['loc']) or 'line'}: {first['msg']}"
-            raise InputError(message) from error
+        sample = from_json(Sample, line, f"{path}:{number}")
         if (problem := _problem(sample)) is not None:
             message = f"{path}:{number}: messages: {problem}"
             raise InputError(message)

@@ -8,8 +8,6 @@ from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from potstill.config import CacheConfig
 from potstill.errors import InputError, MachineError
 from potstill.infer.cache import entries_file, open_encoder
@@ -18,6 +16,7 @@ from potstill.infer.cross import CrossScorer
 from potstill.infer.encoder import Encoder
 from potstill.infer.pairs import Pair
 from potstill.infer.store import EntryStore
+from potstill.records import from_json
 from potstill.workspace import Workspace, read_text, write_atomic
 
 CHUNK = 256
@@ -42,13 +41,7 @@ def read_calibration(path: Path) -> Calibration | None:
     """A cache's calibration; None where there is none. Raises InputError for a file that is none."""
     if not path.is_file():
         return None
-    hint = "calibrate anew, or delete the file"
-    try:
-        return Calibration.model_validate_json(read_text(path, "calibration"))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        message = f"{path}: {'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}"
-        raise InputError(message, hint=hint) from error
+    return from_json(Calibration, read_text(path, "calibration"), path, hint="calibrate anew, or delete the file")
 
 
 def run_calibration(

@@ -7,10 +7,8 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from potstill.errors import InputError, MachineError
-from potstill.records import Message, Verdict
+from potstill.errors import MachineError
+from potstill.records import Message, Verdict, from_json
 from potstill.student.answers import Piece, Student, StudentAnswer, StudentQuery
 from potstill.workspace import StudentFiles, read_text
 
@@ -100,12 +98,7 @@ def read_verdict(files: StudentFiles) -> Verdict | None:
     """A student's verdict; None where it has none."""
     if not files.verdict.is_file():
         return None
-    try:
-        return Verdict.model_validate_json(read_text(files.verdict, "verdict"))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        message = f"{files.verdict}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise InputError(message, hint="run `potstill distill` again") from error
+    return from_json(Verdict, read_text(files.verdict, "verdict"), files.verdict, hint="run `potstill distill` again")
 
 
 def files_fingerprint(files: StudentFiles, base: str) -> str:

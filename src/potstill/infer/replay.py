@@ -10,11 +10,9 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from potstill.errors import InputError
 from potstill.infer.calibration import LEVEL, lower_bound, upper_bound
-from potstill.records import Record, Trace, Usd
+from potstill.records import Record, Trace, Usd, from_json
 from potstill.workspace import read_text
 
 COSINES = (0.85, 0.9, 0.95, 0.98, 1.01)
@@ -62,7 +60,7 @@ def read_traces(path: Path) -> list[Trace]:
     for file in files:
         for number, line in enumerate(read_text(file, "traces").split("\n"), start=1):
             if line.strip():
-                found.append(_trace(line, f"{file}:{number}"))
+                found.append(from_json(Trace, line, f"{file}:{number}"))
     if not found:
         message = f"no traces in {path}"
         raise InputError(message, hint="`potstill infer` writes one for each question, in <workspace>/traces")
@@ -135,12 +133,3 @@ def _outcome(
         disagreed=sum(value < AGREES for value in agreements),
         compared=len(agreements),
     )
-
-
-def _trace(line: str, where: str) -> Trace:
-    try:
-        return Trace.model_validate_json(line)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        message = f"{where}: {'.'.join(map(str, first['loc'])) or 'line'}: {first['msg']}"
-        raise InputError(message) from error

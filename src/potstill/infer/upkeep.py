@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from potstill.errors import InputError, UsageError
 from potstill.infer.calibration import LEVEL, lower_bound, upper_bound
 from potstill.infer.key import Scope, exact_key
 from potstill.infer.store import Entry, EntryStore, Fresh, Judged, packed, unpacked
-from potstill.records import Record
+from potstill.records import Record, from_json
 from potstill.workspace import LineFile, read_lines
 
 FILTERS = ("role", "prompt", "model", "namespace", "route", "pattern")
@@ -187,13 +185,9 @@ def _lines(path: Path) -> Iterator[Exported]:
 
 def _line(text: str, where: str) -> Exported:
     try:
-        found = Exported.model_validate_json(text)
+        found = from_json(Exported, text, where, hint="a file that `infer --export` wrote")
         for vector in found.vectors.values():
             unpacked(base64.b64decode(vector, validate=True))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        message = f"{where}: {'.'.join(map(str, first['loc'])) or 'line'}: {first['msg']}"
-        raise InputError(message, hint="a file that `infer --export` wrote") from error
     except ValueError as error:
         message = f"{where}: vectors: {error}"
         raise InputError(message) from error

@@ -14,9 +14,9 @@ from decimal import Decimal
 
 from potstill.config import PricesConfig
 from potstill.errors import ConfigError, UnknownModelError
-from potstill.pricing.files import read_book, validated
+from potstill.pricing.files import read_book
 from potstill.pricing.rows import OVERRIDE, SERVICES, BookData, Limit, Model, Price, Row, Tier
-from potstill.records import Usage
+from potstill.records import Usage, from_data
 
 __all__ = ["SERVICES", "Price", "PriceBook", "Priced", "load_prices"]
 
@@ -160,7 +160,7 @@ class PriceBook:
 def load_prices(config: PricesConfig) -> PriceBook:
     """The shipped book, or `prices.file`, with `prices.overrides` on top; raises InputError naming file and field."""
     origin, data = read_book(config.file)
-    return PriceBook(validated(BookData, data, origin), config.overrides)
+    return PriceBook(from_data(BookData, data, origin), config.overrides)
 
 
 def _named(model: Model) -> Model:

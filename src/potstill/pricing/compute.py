@@ -10,8 +10,9 @@ from decimal import Decimal
 from typing import TypeVar
 
 from potstill.errors import InputError
-from potstill.pricing.files import shipped_text, validated
+from potstill.pricing.files import shipped_text
 from potstill.pricing.rows import Row, Source
+from potstill.records import from_data
 
 Found = TypeVar("Found")
 
@@ -89,7 +90,7 @@ class Compute(Row):
 
 def load_compute() -> Compute:
     """The shipped rents, cards and electricity prices."""
-    return validated(Compute, json.loads(shipped_text("compute.json")), "compute.json")
+    return from_data(Compute, json.loads(shipped_text("compute.json")), "compute.json")
 
 
 def _by(name: str, rows: Mapping[str, Found], what: str) -> Found:

@@ -6,18 +6,15 @@ import json
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
 from potstill.errors import InputError
 from potstill.workspace import read_text
 
 SHIPPED = {"current": "prices.json", "source-design": "source-design.json"}
 """Books by name: today's figures, and those of the source design, kept so that its sums can be reproduced."""
-
-Data = TypeVar("Data", bound=BaseModel)
 
 
 def read_book(name: str | None) -> tuple[str, Any]:
@@ -41,8 +38,8 @@ def shipped_text(file: str) -> str:
 
 
 def parse(text: str, origin: str) -> Any:
-    """JSON, or YAML for .yaml and .yml; raises InputError naming file and line."""
-    if Path(origin).suffix in {".yaml", ".yml"}:
+    """YAML, or JSON for .json; raises InputError naming file and line."""
+    if Path(origin).suffix != ".json":
         try:
             return yaml.load(text, Loader=_Texts)  # noqa: S506  (a SafeLoader)
         except yaml.YAMLError as error:
@@ -54,16 +51,6 @@ def parse(text: str, origin: str) -> Any:
         return json.loads(text, parse_float=str)
     except json.JSONDecodeError as error:
         message = f"{origin}:{error.lineno}: not JSON: {error.msg}"
-        raise InputError(message) from error
-
-
-def validated(kind: type[Data], data: Any, origin: str) -> Data:
-    """The data as a model; raises InputError naming file and field."""
-    try:
-        return kind.model_validate(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        message = f"{origin}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
         raise InputError(message) from error
 
 

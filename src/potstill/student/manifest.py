@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from potstill.errors import InputError
-from potstill.records import Record
+from potstill.records import Record, from_json
 from potstill.workspace import StudentFiles, read_text
 
 
@@ -58,9 +56,4 @@ def read_manifest(files: StudentFiles) -> StudentManifest:
     if not files.manifest.is_file():
         message = f"no student in {files.root}"
         raise InputError(message, hint="make one with `potstill distill`")
-    try:
-        return StudentManifest.model_validate_json(read_text(files.manifest, "student manifest"))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        message = f"{files.manifest}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-        raise InputError(message) from error
+    return from_json(StudentManifest, read_text(files.manifest, "student manifest"), files.manifest)

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from math import log
 from pathlib import Path
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from potstill.errors import InputError
-from potstill.workspace import read_text, shipped
+from potstill.records import from_data
+from potstill.workspace import read_yaml, shipped
 
 FLOOR = 0.25
 """Cosine below which a question is taken to be about something else."""
@@ -99,15 +99,7 @@ def load_faq(name: str) -> Faq:
     path = Path(name)
     if not path.is_file():
         path = shipped("prompts") / "faq" / f"{Path(name).name.removesuffix('.yaml')}.yaml"
-    try:
-        data = _File.model_validate(yaml.safe_load(read_text(path, "FAQ file")))
-    except yaml.YAMLError as error:
-        message = f"{path}: not valid YAML: {error}"
-        raise InputError(message) from error
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        message = f"{path}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-        raise InputError(message) from error
+    data = from_data(_File, read_yaml(path, "FAQ file"), path)
     missing = [item.id for item in data.items if "default" not in item.answers]
     if missing:
         message = f"{path}: items without a default answer: {', '.join(missing)}"
