@@ -8,15 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from tests.conftest import COMMAND, Run
+from tests.samples import line_of
 
 from potstill.generate.failures import read_failures
-from potstill.records import Message, Sample, Usage
+from potstill.records import Sample
 from potstill.student.familiar import read_known
 from potstill.workspace import Workspace
 
@@ -38,19 +37,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sample(number: int) -> Sample:
     """One line of a dataset."""
     turns = (("system", "Be brief."), ("user", f"what is {number}?"), ("assistant", f"a number, {number}"))
-    return Sample(
-        id=f"c1:{number}",
-        messages=tuple(Message(role=role, content=content) for role, content in turns),
-        role="expert",
-        prompt_id=f"p{number}",
-        sample=0,
-        model="teacher",
-        finish_reason="STOP",
-        usage=Usage(),
-        cost_usd=Decimal("0.001"),
-        prompt_sha="0",
-        created_at=datetime(2026, 1, 1, tzinfo=UTC),
-    )
+    return line_of(*turns, id=f"c1:{number}", prompt_id=f"p{number}")
 
 
 def write_dataset(workspace: Workspace) -> None:

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from tests.samples import line_of
 
 from potstill.distill.data import read_data, read_samples
 from potstill.errors import InputError
-from potstill.records import Message, Sample, Usage
+from potstill.records import Message, Sample
 from potstill.workspace import Workspace
 
 
 def line(answer: str = "yes", question: str = "q", system: str = "be brief") -> str:
     """One line of a dataset file."""
-    turns = (Message(role="system", content=system), Message(role="user", content=question))
-    return Sample(
-        id="c1:0",
-        messages=(*turns, Message(role="assistant", content=answer)),
-        role="expert",
-        prompt_id="p",
-        sample=0,
-        model="teacher",
-        finish_reason="STOP",
-        usage=Usage(),
-        cost_usd=Decimal("0.001"),
-        prompt_sha="0",
-        created_at=datetime(2026, 1, 1, tzinfo=UTC),
-    ).to_line()
+    return line_of(("system", system), ("user", question), ("assistant", answer)).to_line()
 
 
 def write(workspace: Workspace, **splits: str) -> None:

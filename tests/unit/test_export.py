@@ -6,18 +6,18 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from tests.samples import line_of
 
 from potstill.errors import InputError, KeyRefusedError
 from potstill.generate.export import alpaca_rows, export, openai_rows, sharegpt_rows
 from potstill.generate.hub import push
-from potstill.records import Message, Sample, Usage
+from potstill.records import Sample, Usage
 from potstill.workspace import Workspace
 
 CHAT = (("system", "Be brief."), ("user", "熱嗎？"), ("assistant", "熱。"), ("user", "Why?"), ("assistant", "Dust."))
@@ -38,19 +38,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 def sample(name: str = "s", chat: tuple[tuple[str, str], ...] = CHAT) -> Sample:
     """A chat of two questions."""
-    return Sample(
-        id=name,
-        messages=tuple(Message.model_validate({"role": role, "content": content}) for role, content in chat),
-        role="r",
-        prompt_id="p",
-        sample=0,
-        model="m",
-        finish_reason="STOP",
-        usage=Usage(input_tokens=7),
-        cost_usd=Decimal("0.00012"),
-        prompt_sha="",
-        created_at=datetime(2026, 1, 1, tzinfo=UTC),
-    )
+    return line_of(*chat, id=name, role="r", usage=Usage(input_tokens=7), cost_usd=Decimal("0.00012"))
 
 
 def test_openai_and_sharegpt_keep_every_turn() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from tests.unit.test_soft_targets import VOCABULARY, ignore, sampled, save_model
+from tests.unit.test_soft_targets import TRAINING, VOCABULARY, ignore, sampled, save_model
 from transformers import LlamaForCausalLM
 
 from potstill.config import DistillConfig, SoftTargets, StudentConfig
@@ -20,13 +20,6 @@ from potstill.distill.packing import Document, pack
 from potstill.distill.progress import Progress
 from potstill.distill.soft_targets import soft_objective
 from potstill.distill.train import Job, lora_model, train
-
-TRAINING: dict[str, Any] = {
-    "lora": {"r": 16, "alpha": 64, "target_modules": "all-linear"},
-    "epochs": 12,
-    "batch_size": 8,
-    "learning_rate": 0.01,
-}
 
 
 @pytest.fixture(scope="module")

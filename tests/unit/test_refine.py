@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.samples import line_of
 
 from potstill.config import Config, with_values
 from potstill.errors import BudgetError, InputError, PartialError, TeacherError
@@ -18,27 +17,15 @@ from potstill.generate.forms import read_texts, schema_check
 from potstill.generate.judge import Rubric
 from potstill.generate.refine import each
 from potstill.generate.sift import Rejection, Score
-from potstill.records import Message, Sample, Usage
 from potstill.teacher.calls import Answer, TeacherRequest, build_request
 from potstill.teacher.paid import free_answer
 from potstill.teacher.scripted import ScriptedTeacher
 
-SAMPLE = Sample(
-    id="c1:1",
-    messages=(
-        Message(role="system", content="You are an engineer."),
-        Message(role="user", content="How hot may a card be?"),
-        Message(role="assistant", content="Eighty degrees."),
-    ),
+SAMPLE = line_of(
+    ("system", "You are an engineer."),
+    ("user", "How hot may a card be?"),
+    ("assistant", "Eighty degrees."),
     role="hardware-expert",
-    prompt_id="p",
-    sample=0,
-    model="m",
-    finish_reason="STOP",
-    usage=Usage(output_tokens=3),
-    cost_usd=Decimal("0.1"),
-    prompt_sha="",
-    created_at=datetime(2026, 1, 1, tzinfo=UTC),
 )
 MARK = {"right": True, "on_topic": True, "complete": False, "clear": True, "why": "no source"}
 

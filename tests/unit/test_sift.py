@@ -3,42 +3,25 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.samples import line_of
 
 from potstill.config import FilterConfig
 from potstill.generate.phrases import refusal_in
 from potstill.generate.sift import Gauge, Kept, Rejection, Score, repeated_share, sift
-from potstill.records import Message, Sample, Usage
+from potstill.records import Sample
 
 SYSTEM = "You are a hardware engineer. Answer in one or two plain sentences, with what matters for memory."
 
 
 def sample(text: str, number: int = 0, *, prompt: str = "p", reason: str = "STOP", system: str = SYSTEM) -> Sample:
     """An answer to a prompt."""
-    messages = (
-        Message(role="system", content=system),
-        Message(role="user", content="?"),
-        Message(role="assistant", content=text),
-    )
-    return Sample(
-        id=f"{prompt}{number}",
-        messages=messages,
-        role="hardware-expert",
-        prompt_id=prompt,
-        sample=number,
-        model="m",
-        finish_reason=reason,
-        usage=Usage(),
-        cost_usd=Decimal(0),
-        prompt_sha="",
-        created_at=datetime(2026, 1, 1, tzinfo=UTC),
-    )
+    turns = (("system", system), ("user", "?"), ("assistant", text))
+    return line_of(*turns, id=f"{prompt}{number}", prompt_id=prompt, sample=number, finish_reason=reason)
 
 
 def reasons(samples: list[Sample], gauge: Gauge | None = None, **filters: object) -> list[str]:

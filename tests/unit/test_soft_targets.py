@@ -20,6 +20,12 @@ from potstill.distill.train import Job, train
 from potstill.errors import InputError
 
 VOCABULARY = 48
+TRAINING: dict[str, Any] = {
+    "lora": {"r": 16, "alpha": 64, "target_modules": "all-linear"},
+    "epochs": 12,
+    "batch_size": 8,
+    "learning_rate": 0.01,
+}
 
 
 def save_model(folder: Path, seed: int, vocabulary: int = VOCABULARY, scale: float = 1.0) -> Path:
@@ -115,8 +121,7 @@ def test_soft_targets_beat_hard_ones_on_held_out_text(
 ) -> None:
     """On 24 sampled texts, the student that also sees the teacher's probabilities predicts new texts better."""
     soft = SoftTargets.model_validate({"teacher": str(teacher), "temperature": 1.0, "weight": 1.0, "divergence": kind})
-    lora = {"r": 16, "alpha": 64, "target_modules": "all-linear"}
-    distill = DistillConfig.model_validate({"lora": lora, "epochs": 12, "batch_size": 8, "learning_rate": 0.01})
+    distill = DistillConfig.model_validate(TRAINING)
     rows = sampled(teacher, 24, seed=3), sampled(teacher, 64, seed=4)
     losses = {}
     for name, objective in (("hard", cross_entropy), ("soft", soft_objective(student, soft))):

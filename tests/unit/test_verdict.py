@@ -7,12 +7,13 @@ from decimal import Decimal
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.samples import line_of
 
 from potstill.distill.asking import Judged, answers
 from potstill.distill.judge import Case, Evidence, break_even, own_agreement, score, verdict
 from potstill.distill.router import router_rule
 from potstill.distill.stats import interval, wilson_low
-from potstill.records import Ceiling, Duel, Message, Sample, Usage, Verdict
+from potstill.records import Ceiling, Duel, Sample, Verdict
 from potstill.student.answers import StudentAnswer
 from potstill.student.scripted import ScriptedStudent
 
@@ -23,20 +24,7 @@ def sample(
     question: str = "why", answer: str = "because of heat", role: str = "expert", prompt: str = "p", number: int = 0
 ) -> Sample:
     """One line of a dataset."""
-    turns = (Message(role="user", content=question), Message(role="assistant", content=answer))
-    return Sample(
-        id="c1:0",
-        messages=turns,
-        role=role,
-        prompt_id=prompt,
-        sample=number,
-        model="teacher",
-        finish_reason="STOP",
-        usage=Usage(),
-        cost_usd=Decimal("0.001"),
-        prompt_sha="0",
-        created_at=NOW,
-    )
+    return line_of(("user", question), ("assistant", answer), role=role, prompt_id=prompt, sample=number)
 
 
 def judged(value: float, logprob: float, prompt: str = "p", *, role: str = "expert", cut: bool = False) -> Judged:
