@@ -45,15 +45,32 @@ def test_joules_are_counted_over_a_wrap_and_a_restart(tmp_path: Path) -> None:
             (place / "energy_uj").write_text(str(end))
         assert effort.joules == pytest.approx(sums)
     found = effort.energy(None)
-    assert found is not None
+    assert effort.joules is not None
     assert found == Energy(kwh=effort.joules / 3.6e6, measured=True, how="processor 0 by RAPL")
     kept = json.loads((tmp_path / "effort.json").read_text())
     assert (kept["seconds"], kept["joules"]) == (effort.seconds, effort.joules)
     (tmp_path / "effort.json").write_text(json.dumps({**kept, "seconds": 1e9}))
     with Effort(tmp_path / "effort.json", "another plan", []) as other:
         pass
-    assert other.joules == 0
+    assert other.joules is None
     assert other.seconds < 1e9
+
+
+def test_a_counter_that_fails_ends_the_measurement_and_nothing_else(tmp_path: Path) -> None:
+    """What was not counted is not known, also after a restart: no figure but the card's full power, and the reason is kept."""
+    place, counters = zone(tmp_path, "intel-rapl:0", 0), processor_counters(tmp_path)
+    with Effort(tmp_path / "effort.json", "plan", counters) as effort:
+        (place / "energy_uj").unlink()
+    assert "energy_uj" in effort.failed
+    assert effort.energy(None) is None
+    zone(tmp_path, "intel-rapl:0", 5_000_000)
+    with Effort(tmp_path / "effort.json", "plan", counters) as again:
+        pass
+    assert again.seconds > effort.seconds
+    assert (again.failed, again.energy(None)) == ("", None)
+    estimate = again.energy(board_power([T4]))
+    assert estimate is not None
+    assert not estimate.measured
 
 
 def test_without_a_counter_it_is_an_estimate_or_nothing(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.test_dataset_reading import line
 from tests.unit.test_grow import asked, questions
 
 from potstill.config import Config, with_values
@@ -69,8 +70,7 @@ def test_failures_are_read_by_folder_verdict_or_file(tmp_path: Path) -> None:
     """What was not good failed, once each; all of it is held out, and so is what the dataset does not train on."""
     workspace = Workspace(tmp_path / "w")
     workspace.dataset.mkdir(parents=True)
-    chat = {"messages": [{"role": "user", "content": "never judged"}, {"role": "assistant", "content": "a"}]}
-    workspace.split("validation").write_text(json.dumps(chat) + "\n")
+    workspace.split("validation").write_text(line("v", "never judged"))
     rows = [row("one", good=False), row("two", good=True), row("one", good=False)]
     (tmp_path / "evaluation.jsonl").write_text("".join(each.to_line() for each in rows))
     for name in ("", "verdict.json", "evaluation.jsonl"):
@@ -85,6 +85,17 @@ def test_an_evaluation_that_is_none_is_named(tmp_path: Path) -> None:
     path.write_text(row("one", good=False).to_line() + "{}\n")
     with pytest.raises(InputError, match=r"evaluation\.jsonl:2: "):
         read_failures(str(path), Workspace(tmp_path))
+
+
+def test_a_damaged_line_of_the_dataset_is_named(tmp_path: Path) -> None:
+    """A line that is no sample is an error of input with file and number, not a bug."""
+    workspace = Workspace(tmp_path / "w")
+    workspace.dataset.mkdir(parents=True)
+    (tmp_path / "evaluation.jsonl").write_text(row("one", good=False).to_line())
+    for damaged in ('{"messages": [{"role": "user"}]}', "{", "[]"):
+        workspace.split("test").write_text(line("v", "held out") + damaged + "\n")
+        with pytest.raises(InputError, match=r"test\.jsonl:2: no sample"):
+            read_failures(str(tmp_path / "evaluation.jsonl"), workspace)
 
 
 def test_like_failures_share_a_cluster() -> None:

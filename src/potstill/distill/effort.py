@@ -36,14 +36,16 @@ class Counter:
 class Effort:
     """Counts seconds and joules while it is open; another process goes on from the file that a killed one left.
 
-    A file of another plan is not gone on from. Only this process counts, for all of a launcher's.
+    A file of another plan is not gone on from. Only this process counts, for all of a launcher's. `joules` is None once
+    something was not counted: no counter, or one that failed, as `failed` says; training goes on.
     """
 
     path: Path
     plan_id: str
     counters: Sequence[Counter]
     seconds: float = 0.0
-    joules: float = 0.0
+    joules: float | None = 0.0
+    failed: str = ""
     _at: float = 0.0
     _last: list[float] = field(default_factory=list)
     _closing: threading.Event = field(default_factory=threading.Event)
@@ -51,7 +53,9 @@ class Effort:
 
     def __enter__(self) -> Self:
         self._go_on()
-        self._at, self._last = time.monotonic(), [counter.read() for counter in self.counters]
+        if not self.counters:
+            self.joules = None
+        self._at, self._last = time.monotonic(), self._read()
         self._thread = threading.Thread(target=self._watch, name="effort", daemon=True)
         self._thread.start()
         return self
@@ -65,7 +69,7 @@ class Effort:
 
     def energy(self, power: tuple[float, str] | None) -> Energy | None:
         """Measured, else at most `power` (watts, whose) for all of the time; None where neither is known."""
-        if self.counters:
+        if self.joules is not None:
             kwh = self.joules / JOULES_PER_KWH
             return Energy(kwh=kwh, measured=True, how=", ".join(counter.what for counter in self.counters))
         if power is None:
@@ -79,13 +83,24 @@ class Effort:
             self._count()
 
     def _count(self) -> None:
-        now, values = time.monotonic(), [counter.read() for counter in self.counters]
+        now, values = time.monotonic(), self._read()
         self.seconds += now - self._at
-        for counter, value, last in zip(self.counters, values, self._last, strict=True):
-            self.joules += value - last if value >= last else value - last + counter.range_j
+        if self.joules is not None:
+            for counter, value, last in zip(self.counters, values, self._last, strict=True):
+                self.joules += value - last if value >= last else value - last + counter.range_j
         self._at, self._last = now, values
         document = {"plan_id": self.plan_id, "seconds": self.seconds, "joules": self.joules}
         write_atomic(self.path, json.dumps(document) + "\n")
+
+    def _read(self) -> list[float]:
+        """What the counters show; nothing after one has failed."""
+        if self.joules is None:
+            return []
+        try:
+            return [counter.read() for counter in self.counters]
+        except (OSError, ValueError) as error:
+            self.failed, self.joules = str(error), None
+            return []
 
     def _go_on(self) -> None:
         try:
@@ -93,7 +108,7 @@ class Effort:
         except (OSError, ValueError):
             return
         if found.get("plan_id") == self.plan_id:
-            self.seconds, self.joules = float(found["seconds"]), float(found["joules"])
+            self.seconds, self.joules = found["seconds"], found["joules"]
 
 
 def machine_counters(cards: Sequence[Card]) -> list[Counter]:
@@ -154,4 +169,8 @@ def _joules(zone: Path) -> float:
 def _card_joules(handle: Any) -> float:
     import pynvml
 
-    return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
+    try:
+        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
+    except pynvml.NVMLError as error:
+        message = f"NVML: {error}"
+        raise OSError(message) from error

@@ -89,7 +89,10 @@ def _judged_before(config: Config, files: StudentFiles) -> Verdict | None:
     """The verdict, where there is one by the same settings, and by the teacher where it is to judge."""
     if not files.verdict.is_file():
         return None
-    known = Verdict.model_validate_json(files.verdict.read_text("utf-8"))
+    try:
+        known = Verdict.model_validate_json(files.verdict.read_text("utf-8"))
+    except ValueError:  # damaged, or another release's: judging makes it anew
+        return None
     judged = known.duel is not None or config.distill.judge.max_usd is None
     return known if judged and known.evaluation_id == _evaluation_id(config) else None
 
@@ -112,6 +115,8 @@ def _train(config: Config, files: StudentFiles, prepared: Prepared, follow: Foll
     cards = training_cards(config.student)
     with Effort(files.effort, prepared.plan_id, machine_counters(cards)) as effort:
         log = _train_adapters(config, files, prepared, follow)
+    if effort.failed:
+        say(f"the electricity of training is not measured, its counter failed: {effort.failed}")
     plot_loss(log, files.loss_plot)
     manifest = _manifest(config, prepared, effort.seconds, effort.energy(board_power(cards)))
     files.verdict.unlink(

@@ -8,8 +8,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from potstill.config import ExportFormat
-from potstill.errors import MachineError
+from potstill.errors import InputError, MachineError
 from potstill.generate.dataset import SPLITS
 from potstill.records import Sample
 from potstill.workspace import LineFile, Workspace, read_lines, whole_file
@@ -39,9 +41,14 @@ def export(workspace: Workspace, form: ExportFormat) -> list[Path]:
 
 
 def read_split(workspace: Workspace, split: str) -> Iterator[Sample]:
-    """The samples of a split, one at a time."""
-    for line in read_lines(workspace.split(split), "dataset"):
-        yield Sample.model_validate_json(line)
+    """The samples of a split, one at a time; raises InputError naming file and line."""
+    path = workspace.split(split)
+    for number, line in enumerate(read_lines(path, "dataset"), start=1):
+        try:
+            yield Sample.model_validate_json(line)
+        except ValidationError as error:
+            message = f"{path}:{number}: no sample of a dataset"
+            raise InputError(message, hint="`potstill generate` writes the dataset anew, and pays nothing") from error
 
 
 def openai_rows(sample: Sample) -> Iterator[Row]:

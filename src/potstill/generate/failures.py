@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from potstill.errors import InputError
-from potstill.records import Evaluated, content_id
+from potstill.generate.export import read_split
+from potstill.records import Evaluated, Sample, content_id
 from potstill.workspace import EVALUATION, Workspace, read_lines
 
 Vector = Sequence[float]
@@ -41,7 +41,8 @@ def read_failures(name: str, workspace: Workspace) -> Failures:
     failed = tuple(dict.fromkeys(row.question for row in rows if not row.good))
     held_out = dict.fromkeys(row.question for row in rows)
     for split in ("validation", "test"):
-        held_out |= dict.fromkeys(_questions(workspace.split(split)))
+        if workspace.split(split).is_file():
+            held_out |= dict.fromkeys(map(_question, read_split(workspace, split)))
     return Failures(failed, tuple(held_out))
 
 
@@ -98,13 +99,8 @@ def _evaluated(path: Path) -> Iterator[Evaluated]:
             raise InputError(message, hint=f"`potstill distill` writes {EVALUATION} beside verdict.json") from error
 
 
-def _questions(path: Path) -> Iterator[str]:
-    """The questions of a split, which potstill wrote itself; none where there is no such file."""
-    if not path.is_file():
-        return
-    for line in read_lines(path, "dataset"):
-        turns = json.loads(line)["messages"]
-        yield "\n".join(turn["content"] for turn in turns if turn["role"] == "user")
+def _question(sample: Sample) -> str:
+    return "\n".join(turn.content for turn in sample.messages if turn.role == "user")
 
 
 def _cosine(left: Vector, right: Vector) -> float:
