@@ -15,7 +15,7 @@ from potstill.workspace import Workspace, read_text
 
 GROUPS: dict[str, Callable[[Sum], str]] = {
     "day": lambda found: found.day.isoformat(),
-    "command": lambda found: found.command,
+    "command": lambda found: found.command.partition(" ")[0],  # `distill NAME` is distill's part for one student
     "role": lambda found: found.role or "-",
     "model": lambda found: found.model,
     "service": lambda found: found.service,
@@ -79,7 +79,7 @@ def report(
     sums = [
         found
         for found in read_sums(workspace.ledger)
-        if _within(found.day, since, until) and command in {None, found.command}
+        if _within(found.day, since, until) and command in {None, GROUPS["command"](found)}
     ]
     traces = (trace for trace in read_traces(workspace.traces) if _within(trace.at.date(), since, until))
     return summed(sums, traces)

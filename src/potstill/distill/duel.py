@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -15,13 +14,11 @@ from potstill.distill.asking import Judged
 from potstill.distill.metrics import agreement
 from potstill.distill.stats import ceiling, interval
 from potstill.errors import BudgetError, QuotaError, TeacherError
-from potstill.ledger import Cap, Ledger, LedgerView
-from potstill.pricing.book import PriceBook, load_prices
+from potstill.ledger import Cap
 from potstill.prompts import fill, load_template
 from potstill.records import Ceiling, Duel, Message
 from potstill.teacher.calls import Answer, Asks, TeacherRequest, build_request
 from potstill.teacher.opening import open_teacher
-from potstill.teacher.paid import stored_answer, worst_input_tokens
 from potstill.workspace import Workspace
 
 VERDICT_TOKENS = 64
@@ -35,149 +32,74 @@ SCHEMA: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Consulted:
-    """What the teacher said: the answers with its word on each, the tally, and its agreement with itself."""
+    """What the teacher said: the answers with its word on each, the tally, and its agreement with itself.
+
+    `keys` are the requests that were asked, `stopped` the limit that ended it early.
+    """
 
     judged: list[Judged]
     duel: Duel | None
     ceiling: Ceiling | None
+    keys: frozenset[str]
     stopped: str = ""
 
 
-class Purse:
-    """Asks the teacher while the worst case of a request still fits what may be spent here; counts what was.
-
-    With a ledger the limit holds over restarts: what earlier runs paid for these requests, lost attempts included, has
-    been spent already, and their answers cost nothing more.
-    """
-
-    def __init__(
-        self, asks: Asks, config: Config, book: PriceBook, limit_usd: Decimal, ledger: Ledger | None = None
-    ) -> None:
-        self._asks = asks
-        self._config = config
-        self._book = book
-        self._left = limit_usd
-        self._ledger = ledger
-        self._flying = 0
-        self._settled = asyncio.Condition()
-        self.spent_usd = Decimal(0)
-        self.stopped = ""
-
-    def remember(self, requests: Iterable[TeacherRequest]) -> None:
-        """Count what earlier runs spent on these requests; before any of them is asked."""
-        for key in {request.key for request in requests}:
-            self._book_in(self._committed(key))
-
-    async def all(self, requests: Sequence[TeacherRequest]) -> list[Answer | None]:
-        """The answers in order; None for a request that failed, or was not sent for want of money or quota."""
-        return list(await asyncio.gather(*(self._one(request) for request in requests)))
-
-    async def _one(self, request: TeacherRequest) -> Answer | None:
-        if self._ledger is not None and (known := stored_answer(self._ledger, request)) is not None:
-            return known
-        worst = self._worst(request)
-        async with self._settled:  # what is in flight may come back cheaper than its worst case
-            await self._settled.wait_for(lambda: self.stopped or worst <= self._left or not self._flying)
-            if self.stopped or worst > self._left:
-                self.stopped = self.stopped or "distill.judge.max_usd is used up"
-                return None
-            self._left -= worst
-            self._flying += 1
-        before = self._committed(request.key)
-        try:
-            answer = await self._asks.ask(request)
-        except TeacherError:
-            return None
-        except (BudgetError, QuotaError) as error:
-            self.stopped = error.message
-            return None
-        finally:
-            async with self._settled:
-                self._left += worst
-                self._book_in(self._committed(request.key) - before)
-                self._flying -= 1
-                self._settled.notify_all()
-        return answer
-
-    def _committed(self, key: str) -> Decimal:
-        """What the ledger holds against a request; a teacher without one costs nothing."""
-        return Decimal(0) if self._ledger is None else self._ledger.committed(key)
-
-    def _book_in(self, paid: Decimal) -> None:
-        self._left -= paid
-        self.spent_usd += paid
-
-    def _worst(self, request: TeacherRequest) -> Decimal:
-        teacher = self._config.teacher
-        return self._book.worst_case(
-            request.model,
-            teacher.service,
-            datetime.now(UTC).date(),
-            input_tokens=worst_input_tokens(request, 0),
-            max_output_tokens=request.body["generationConfig"]["maxOutputTokens"],
-            thinking_budget=teacher.thinking_budget,
-        )
-
-
 async def judge_by_teacher(
-    config: Config, secrets: Secrets, workspace: Workspace, judged: Sequence[Judged]
+    config: Config, secrets: Secrets, workspace: Workspace, student: str, judged: Sequence[Judged]
 ) -> Consulted:
     """Open the paid teacher and consult it for at most `distill.judge.max_usd`; raises KeyRefusedError without a key.
 
-    The ledger holds that limit before each attempt: a retry, or flex's way to the standard price, costs more than the
-    worst case that the purse counts with.
+    The ledger holds that limit before each attempt, over restarts and processes: `student` is the name that all attempts
+    for this very student stand under.
     """
-    limit = config.distill.judge.max_usd or Decimal(0)
-    with LedgerView(workspace.ledger) as view:
-        own = view.committed_for(request.key for request in _Wanted.of(config, judged).requests)
-        cap = Cap("distill.judge.max_usd", limit, view.committed_by("distill") - own)
-    async with open_teacher(config, secrets, workspace, command="distill", cap=cap) as teacher:
-        purse = Purse(teacher, config, load_prices(config.prices), limit, teacher.ledger)
-        return await consult(purse, config, judged)
+    cap = Cap("distill.judge.max_usd", config.distill.judge.max_usd or Decimal(0))
+    async with open_teacher(config, secrets, workspace, command=f"distill {student}", cap=cap) as teacher:
+        found = await consult(teacher, config, judged)
+        spent = sum(map(teacher.ledger.committed, found.keys), Decimal(0))
+    return replace(found, duel=found.duel and found.duel.model_copy(update={"cost_usd": spent}))
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """What is to be asked: pairs in both orders, and questions once more."""
-
-    pairs: list[tuple[Judged, list[TeacherRequest]]]
-    again: list[tuple[Judged, TeacherRequest]]
-
-    @classmethod
-    def of(cls, config: Config, judged: Sequence[Judged]) -> _Wanted:
-        settings = config.distill.judge
-        return cls(
-            [(item, _swapped(config, item)) for item in _spread(judged, settings.samples)],
-            [(item, _once_more(config, item)) for item in _spread(judged, settings.resamples)],
-        )
-
-    @property
-    def requests(self) -> list[TeacherRequest]:
-        return [*(request for _, both in self.pairs for request in both), *(request for _, request in self.again)]
-
-
-async def consult(purse: Purse, config: Config, judged: Sequence[Judged]) -> Consulted:
+async def consult(teacher: Asks, config: Config, judged: Sequence[Judged]) -> Consulted:
     """Let the teacher choose between its stored answer and the student's, then answer some questions once more.
 
     Each pair is shown twice, the second time swapped; a choice that follows the position counts as a tie (position
     bias: arXiv 2306.05685). Equal answers are a tie and cost nothing.
     """
-    wanted = _Wanted.of(config, judged)
-    pairs, again = wanted.pairs, wanted.again
-    purse.remember(wanted.requests)
-    results = await asyncio.gather(*(_choice(purse, requests) for _, requests in pairs))
-    words = {id(item): word for (item, _), word in zip(pairs, results, strict=True) if word is not None}
+    settings = config.distill.judge
+    pairs = [(item, _swapped(config, item)) for item in _spread(judged, settings.samples)]
+    again = [(item, _once_more(config, item)) for item in _spread(judged, settings.resamples)]
+    asked = [*(request for _, both in pairs for request in both), *(request for _, request in again)]
+    answers, stopped = await _answers(teacher, asked)
+    words = {id(item): word for item, both in pairs if (word := _choice(answers, both)) is not None}
     told = [replace(item, points=(words[id(item)] + 1) / 2) if id(item) in words else item for item in judged]
-    replies = await purse.all([request for _, request in again])
-    own = [(item, reply.text) for (item, _), reply in zip(again, replies, strict=True) if reply is not None]
+    own = [(item, answers[request.key].text) for item, request in again if request.key in answers]
     return Consulted(
         judged=told,
-        duel=_tally(words, [item for item, _ in pairs if id(item) in words], purse.spent_usd),
+        duel=_tally(words, [item for item, _ in pairs if id(item) in words]),
         ceiling=ceiling(
             [(item.sample.prompt_id, agreement(text, item.reference).score) for item, text in own], "asked once more"
         ),
-        stopped=purse.stopped,
+        keys=frozenset(request.key for request in asked),
+        stopped=stopped,
     )
+
+
+async def _answers(teacher: Asks, requests: Sequence[TeacherRequest]) -> tuple[dict[str, Answer], str]:
+    """The answers by key and which limit left others without one."""
+    answers: dict[str, Answer] = {}
+    stopped = ""
+
+    async def ask(request: TeacherRequest) -> None:
+        nonlocal stopped
+        try:
+            answers[request.key] = await teacher.ask(request)
+        except TeacherError:
+            return
+        except (BudgetError, QuotaError) as error:
+            stopped = error.message
+
+    await asyncio.gather(*map(ask, requests))
+    return answers, stopped
 
 
 def _swapped(config: Config, item: Judged) -> list[TeacherRequest]:
@@ -186,9 +108,9 @@ def _swapped(config: Config, item: Judged) -> list[TeacherRequest]:
     return [] if item.exact else [_request(config, item, pair), _request(config, item, pair[::-1])]
 
 
-async def _choice(purse: Purse, requests: Sequence[TeacherRequest]) -> int | None:
+def _choice(answers: Mapping[str, Answer], requests: Sequence[TeacherRequest]) -> int | None:
     """1: the student's answer is better in both positions; -1: the teacher's is; 0: a tie; None: not judged."""
-    choices = [_better(reply) for reply in await purse.all(requests)]
+    choices = [_better(answers.get(request.key)) for request in requests]
     if None in choices:
         return None
     return {(2, 1): 1, (1, 2): -1}.get((choices[0] or 0, choices[1] or 0), 0) if choices else 0
@@ -217,7 +139,7 @@ def _better(reply: Answer | None) -> int | None:
     return value if value in {0, 1, 2} and not isinstance(value, bool) else None
 
 
-def _tally(words: dict[int, int], items: Sequence[Judged], spent: Decimal) -> Duel | None:
+def _tally(words: dict[int, int], items: Sequence[Judged]) -> Duel | None:
     if not items:
         return None
     points = [(words[id(item)] + 1) / 2 for item in items]
@@ -230,7 +152,7 @@ def _tally(words: dict[int, int], items: Sequence[Judged], spent: Decimal) -> Du
         score=found.mean,
         low=found.low,
         high=found.high,
-        cost_usd=spent,
+        cost_usd=Decimal(0),
     )
 
 

@@ -65,7 +65,7 @@ def read_by_encoder(
 
 
 def judged_by_teacher(
-    evidence: Evidence, config: Config, workspace: Workspace, secrets: Secrets | None, say: Say
+    evidence: Evidence, config: Config, workspace: Workspace, plan_id: str, secrets: Secrets | None, say: Say
 ) -> Evidence:
     """Let the teacher judge the answers, where it has a budget for that."""
     if config.distill.judge.max_usd is None:
@@ -73,7 +73,8 @@ def judged_by_teacher(
     from potstill.distill.duel import judge_by_teacher
 
     say(f"the teacher judges the answers, for at most ${config.distill.judge.max_usd:f}")
-    found = asyncio.run(judge_by_teacher(config, secrets or Secrets(), workspace, evidence.after))
+    student = f"{config.distill.name} {plan_id.rpartition(':')[2][:8]}"
+    found = asyncio.run(judge_by_teacher(config, secrets or Secrets(), workspace, student, evidence.after))
     if found.stopped:
         say(f"judging stopped early: {found.stopped}")
     return replace(evidence, after=found.judged, duel=found.duel, ceiling=found.ceiling or evidence.ceiling)

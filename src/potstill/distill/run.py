@@ -72,7 +72,7 @@ def distill(
         return Distilled(manifest, known, fresh=False)
     evidence = measure(config, files, prepared, say)
     evidence = read_by_encoder(evidence, files, prepared, reader, say)
-    evidence = judged_by_teacher(evidence, config, workspace, secrets, say)
+    evidence = judged_by_teacher(evidence, config, workspace, prepared.plan_id, secrets, say)
     found = verdict(_case(config, prepared.data), evidence, datetime.now(UTC))
     found = found.model_copy(update={"evaluation_id": _evaluation_id(config)})
     _write(files, manifest, found, evidence)

@@ -13,14 +13,10 @@ from potstill.records import Usage
 
 @dataclass(frozen=True)
 class Cap:
-    """The most that all attempts of one command may cost, in all runs; `name` is the config key that says so.
-
-    `others_usd`: what the command has spent on other work by now, which does not count.
-    """
+    """The most that all attempts of one command may cost, in all runs; `name` is the config key that says so."""
 
     name: str
     max_usd: Decimal
-    others_usd: Decimal = Decimal(0)
 
 
 @dataclass(frozen=True)

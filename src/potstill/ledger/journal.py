@@ -20,7 +20,7 @@ from potstill.errors import BudgetError, MachineError
 from potstill.ledger.entries import Cap, Change, Gate, Held, Intent, PlanProgress, Settlement, StoredReply, Ticket
 from potstill.ledger.jobs import Jobs
 from potstill.ledger.money import from_pico, to_pico
-from potstill.ledger.reading import ABANDONED, COMMITTED, find_answer, select_attempts
+from potstill.ledger.reading import ABANDONED, find_answer, select_attempts
 from potstill.ledger.schema import connect, prepare, unreadable
 from potstill.ledger.writer import Writer
 from potstill.records import Attempt, Usage
@@ -98,7 +98,8 @@ class Ledger:
 
     def committed(self, key: str) -> Decimal:
         """Dollars that the attempts under one key cost, or hold while they have no answer."""
-        return from_pico(self._reader.execute(COMMITTED, (key,)).fetchone()[0])
+        query = "SELECT sum(CASE status WHEN 'open' THEN reserved ELSE cost END) FROM attempts WHERE key = ?"
+        return from_pico(self._reader.execute(query, (key,)).fetchone()[0] or 0)
 
     def attempts(self) -> Iterator[Attempt]:
         """All attempts in the order in which they were made."""
@@ -162,7 +163,7 @@ class Ledger:
 def _within_cap(connection: sqlite3.Connection, command: str, cap: Cap, worst: int) -> None:
     """Raise BudgetError where a command's attempts, this one included, could cost more than its cap."""
     row = connection.execute("SELECT committed FROM by_command WHERE command = ?", (command,)).fetchone()
-    committed = max(0, (row[0] if row else 0) - to_pico(cap.others_usd))
+    committed = row[0] if row else 0
     if committed + worst > to_pico(cap.max_usd):
         message = (
             f"{cap.name} of ${cap.max_usd:f} would be passed: ${from_pico(committed):f} are spent or reserved,"

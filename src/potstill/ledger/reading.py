@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,9 +37,6 @@ def read_attempts(path: Path) -> list[Attempt]:
 
 ABANDONED = "WHERE status = 'open' AND (job IS NULL OR job IN (SELECT id FROM jobs WHERE status = 'ended'))"
 """Sent, and nobody waits for an answer any more."""
-
-
-COMMITTED = "SELECT coalesce(sum(CASE status WHEN 'open' THEN reserved ELSE cost END), 0) FROM attempts WHERE key = ?"
 
 
 def select_attempts(connection: sqlite3.Connection, where: str = "") -> Iterator[Attempt]:
@@ -118,10 +115,6 @@ class LedgerView:
     def answer(self, key: str) -> StoredReply | None:
         """The answer that was paid for earlier under this key, if there is one."""
         return None if self._connection is None else find_answer(self._connection, key)
-
-    def committed_for(self, keys: Iterable[str]) -> Decimal:
-        """Dollars that the attempts under some keys cost, or hold while they have no answer."""
-        return from_pico(sum(row[0] for key in set(keys) for row in self._rows(COMMITTED, key)))
 
     def output_tokens(self, model: str, command: str, most: int) -> list[int]:
         """Output and thinking tokens of the newest answers of a model."""
