@@ -198,11 +198,16 @@ async def test_a_cancelled_request_leaves_its_place(tmp_path: Path) -> None:
 class SlowToEnd(ScriptedTransport):
     """A transport whose first request takes a while to end when it is cancelled."""
 
+    def __init__(self, replies: list[Received]) -> None:
+        super().__init__(replies)
+        self.under_way = asyncio.Event()
+
     async def send(self, request: TeacherRequest) -> Received:
         """Answer; the first time, be cancelled slowly."""
         if self.sent:
             return await super().send(request)
         self.sent.append(request)
+        self.under_way.set()
         try:
             await asyncio.Event().wait()
         finally:
@@ -212,9 +217,10 @@ class SlowToEnd(ScriptedTransport):
 
 async def test_who_asks_while_another_is_cancelled_gets_an_answer(tmp_path: Path) -> None:
     """An equal request that comes while a cancelled one still ends is not cancelled with it; the lost one holds its money."""
-    async with paying(tmp_path, SlowToEnd([reply_200("yes")])) as teacher:
+    transport = SlowToEnd([reply_200("yes")])
+    async with paying(tmp_path, transport) as teacher:
         first = asyncio.create_task(teacher.ask(request("a")))
-        await asyncio.sleep(0.01)
+        await transport.under_way.wait()
         first.cancel()
         await asyncio.sleep(0)
         assert (await teacher.ask(request("a"))).text == "yes"
