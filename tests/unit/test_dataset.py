@@ -85,6 +85,17 @@ def test_nearly_equal_prompts_share_a_split(tmp_path: Path) -> None:
     assert len(rows(Workspace(tmp_path), "test")) % 12
 
 
+def test_datasets_loads_it(tmp_path: Path) -> None:
+    """`datasets.load_dataset` reads every split of the folder, by the card's header."""
+    from datasets import load_dataset
+
+    workspace, plan = Workspace(tmp_path), plan_of(tmp_path, [f"{topic}?" for topic in TOPICS * 3])
+    write_dataset(workspace, plan, answered(plan))
+    found = load_dataset(str(workspace.dataset), cache_dir=str(tmp_path / "cache"))
+    assert {name: len(part) for name, part in found.items()} == {name: len(rows(workspace, name)) for name in SPLITS}
+    assert found["train"][0]["messages"] == rows(workspace, "train")[0]["messages"]
+
+
 def test_added_prompts_move_no_sample(tmp_path: Path) -> None:
     """After prompts were added at the end, every earlier sample stands in the split where it stood."""
 

@@ -15,7 +15,6 @@ LOCAL_PACKAGES = (
     "torch",
     "transformers",
     "peft",
-    "datasets",
     "fastapi",
     "qdrant-client",
     "qdrant-edge-py",
