@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import PeftModel
 from tests.unit.test_soft_targets import TRAINING, VOCABULARY, ignore, sampled, save_model
-from transformers import LlamaForCausalLM
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaForCausalLM
 
 from potstill.config import DistillConfig, SoftTargets, StudentConfig
 from potstill.distill.engine import use_packing
@@ -20,6 +20,8 @@ from potstill.distill.packing import Document, pack
 from potstill.distill.progress import Progress
 from potstill.distill.soft_targets import soft_objective
 from potstill.distill.train import Job, lora_model, train
+from potstill.errors import InputError
+from potstill.student.slots import fits_slots
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +47,36 @@ def on_policy(folder: Path, student: StudentConfig, teacher: Path, share: float,
     return Job(distill, *rows, folder / "checkpoints", folder / "adapter", "plan", objective, refresh=refresh)
 
 
-def test_the_student_writes_only_answers(student: StudentConfig) -> None:
-    """A document keeps prompt and weight; its answer ends at a stop or the limit, and the same numbers give the same."""
-    base = LlamaForCausalLM.from_pretrained(student.base, attn_implementation="sdpa")
+def gemma() -> Gemma3ForCausalLM:
+    """A Gemma 3 with random weights whose layers look back three tokens and at everything, in turn."""
+    torch.manual_seed(0)
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "head_dim": 8,
+    }
+    kinds = ["sliding_attention", "full_attention"]
+    config = Gemma3TextConfig(
+        vocab_size=VOCABULARY,
+        sliding_window=4,
+        layer_types=kinds,
+        num_key_value_heads=2,
+        initializer_range=0.5,
+        **shape,
+    )
+    return Gemma3ForCausalLM(config)
+
+
+@pytest.mark.parametrize("slots", [True, False])
+def test_the_student_writes_only_answers(student: StudentConfig, slots: bool) -> None:
+    """A document keeps prompt and weight; its answer ends at a stop or the limit, and the same numbers give the same.
+
+    So it is where the base does not fit slots and is decoded in static batches.
+    """
+    base = LlamaForCausalLM.from_pretrained(student.base, attn_implementation="sdpa") if slots else gemma()
+    assert fits_slots(base) is slots
     use_packing(base)
     model = lora_model(base, DistillConfig())
     soft = {"teacher": student.base, "on_policy": 1.0, "max_new_tokens": 30}
@@ -123,7 +152,10 @@ def surprise(student: StudentConfig, adapter: Path, teacher: Path) -> float:
 def test_plan_and_dry_run_say_what_the_local_teacher_does(
     student: StudentConfig, teacher: Path, tmp_path: Path
 ) -> None:
-    """`--plan` takes the local teacher's weights off the card's memory; `--dry-run` says who writes and who scores."""
+    """`--plan` takes the local teacher's weights off the card's memory; `--dry-run` says who writes and who scores.
+
+    A teacher of another vocabulary is refused there already.
+    """
     from tests.unit.test_dataset_reading import line, write
     from typer.testing import CliRunner
 
@@ -144,6 +176,9 @@ def test_plan_and_dry_run_say_what_the_local_teacher_does(
     assert document["free_bytes"] == 8 * 2**30 - document["local_teacher_bytes"]
     shown = CliRunner().invoke(app, [*command, "--dry-run"])
     assert shown.exit_code == 0, shown.output
+    other = save_model(tmp_path / "other", 2, vocabulary=VOCABULARY + 4)
+    refused = CliRunner().invoke(app, [*command, "--set", f"distill.soft_targets.teacher={other}", "--dry-run"])
+    assert isinstance(refused.exception, InputError)
     assert f"by the local teacher {teacher} on these answers, of them 50% written by the student" in shown.stdout
 
 
