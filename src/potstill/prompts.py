@@ -58,7 +58,7 @@ class Prompt(BaseModel):
 class _Seen:
     """Which texts were there before. Their hashes stand in a temporary database that spills to disk: memory stays flat."""
 
-    CACHE_KIB = 16_384
+    CACHE_KIB = 4_096
 
     def __init__(self) -> None:
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)  # one thread at a time

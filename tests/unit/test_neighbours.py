@@ -99,10 +99,10 @@ def test_neighbours_of_neighbours_share_a_group_up_to_its_size() -> None:
     """A chain of small changes is one group, led by the first; a template's prompts fill groups of the largest size."""
     chain = ["a red card for a big model", "a red card for a big model now", "a red card for a big model now then"]
     with closing(Groups(0.8, 20)) as groups:
-        for text in chain:
+        for text in (*chain, "nothing like it"):
             groups.add(text, text)
         assert {groups.leader(text) for text in chain} == {chain[0]}
-        assert groups.sizes() == {3: 1}
+        assert groups.sizes() == {3: 1, 1: 1}
         assert groups.leader("never seen") == "never seen"
     template = [f"please write a long and friendly letter to our dear customer {chr(97 + n)}" for n in range(10)]
     with closing(Groups(0.8, 4)) as groups:

@@ -105,10 +105,14 @@ class _Names:
         return key if row is None else str(row[0])
 
     def sizes(self) -> Counter[int]:
-        rows = self._database.execute(
-            "SELECT size, count(*) FROM (SELECT count(*) AS size FROM names GROUP BY leader) GROUP BY size"
+        """Read off the index of followers, which stands in order: sorting all leaders would take memory for each text."""
+        grouped = self._database.execute(
+            "SELECT count(*) FROM names INDEXED BY followers WHERE leader <> number GROUP BY leader"
         )
-        return Counter(dict(rows.fetchall()))
+        sizes = Counter(1 + followers for (followers,) in grouped)
+        total = self._database.execute("SELECT count(*) FROM names").fetchone()[0]
+        sizes[1] = total - sum(size * count for size, count in sizes.items())
+        return +sizes
 
     def _leader(self, number: int) -> int:
         row = self._database.execute("SELECT leader FROM names WHERE number = ?", (number,)).fetchone()
