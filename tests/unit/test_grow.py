@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from potstill.config import Config, with_values
 from potstill.errors import PartialError, TeacherError
-from potstill.generate.grow import Growing, Pool, grow, write_grown
-from potstill.generate.neighbours import Neighbours
+from potstill.generate.grow import Growing, Grown, Growth, grow, seeded, write_grown
 from potstill.prompts import load_prompts
 from potstill.teacher.calls import TeacherRequest
 from potstill.teacher.scripted import ScriptedTeacher
@@ -52,17 +50,24 @@ def with_grow(config: Config, **grow_values: object) -> Config:
     return with_values(config, generate={"grow": values})
 
 
+async def grown_by(config: Config, teacher: ScriptedTeacher) -> tuple[list[Grown], Growth]:
+    """What grows from a config's seeds."""
+    with seeded(config) as pool:
+        await grow(config, teacher, pool)
+        return list(pool.grown), pool.growth()
+
+
 async def test_the_same_ledger_grows_the_same_prompts(config: Config) -> None:
     """Growing twice asks for the same work in the same order, reaches the target, and names parents in the pool."""
     first, second = ScriptedTeacher(inventive), ScriptedTeacher(inventive)
-    one, two = await grow(config, first), await grow(config, second)
-    assert one.grown == two.grown
+    (one, _), (two, _) = await grown_by(config, first), await grown_by(config, second)
+    assert one == two
     assert list(first.asked) == list(second.asked)
-    assert len(one.grown) == 12
-    assert {grown.method for grown in one.grown} == {"self-instruct", "evolve"}
-    assert all(grown.parents and grown.round >= 1 for grown in one.grown)
-    other = await grow(with_grow(config, seed=7), ScriptedTeacher(inventive))
-    assert [grown.key for grown in other.grown] != [grown.key for grown in one.grown]
+    assert len(one) == 12
+    assert {grown.method for grown in one} == {"self-instruct", "evolve"}
+    assert all(grown.parents and grown.round >= 1 for grown in one)
+    other, _ = await grown_by(with_grow(config, seed=7), ScriptedTeacher(inventive))
+    assert [grown.key for grown in other] != [grown.key for grown in one]
 
 
 async def test_copies_and_rubbish_are_left_out_with_a_reason(config: Config) -> None:
@@ -78,13 +83,13 @@ async def test_copies_and_rubbish_are_left_out_with_a_reason(config: Config) -> 
         ]
     )
     config = with_grow(config, max_rounds=1)
-    pool = await grow(config, ScriptedTeacher(lambda _: next(answers, questions())))
-    assert pool.grown == []
-    assert pool.reasons() == {
+    grown, growth = await grown_by(config, ScriptedTeacher(lambda _: next(answers, questions())))
+    assert grown == []
+    assert growth.left_out == {
         "near-duplicate": 1,
         "refusal": 1,
         "language": 1,
-        "no prompt": len(pool.rejected) - 4,
+        "no prompt": sum(growth.left_out.values()) - 4,
         "talks about the task": 1,
     }
 
@@ -100,7 +105,7 @@ async def test_a_failed_request_ends_the_growing(config: Config) -> None:
 
     teacher = ScriptedTeacher(failing)
     with pytest.raises(PartialError, match="the line was cut"):
-        await grow(with_grow(config, target=50), teacher)
+        await grown_by(with_grow(config, target=50), teacher)
     assert len(teacher.asked) <= 64
 
 
@@ -108,9 +113,9 @@ async def test_personas_are_asked_for(config: Config) -> None:
     """Each request speaks for one of the people, who stands on what has grown from it."""
     config = with_grow(config, personas=("everyone.en.txt",))
     teacher = ScriptedTeacher(inventive)
-    pool = await grow(config, teacher)
-    assert all(grown.persona for grown in pool.grown)
-    assert len({grown.persona for grown in pool.grown}) > 1
+    grown, _ = await grown_by(config, teacher)
+    assert all(each.persona for each in grown)
+    assert len({each.persona for each in grown}) > 1
 
 
 async def test_questions_to_documents_say_where_they_are_from(config: Config, tmp_path: Path) -> None:
@@ -119,18 +124,20 @@ async def test_questions_to_documents_say_where_they_are_from(config: Config, tm
     documents = {"files": (str(tmp_path / "guide.md"),), "ground": True}
     config = with_values(config, generate={"documents": documents, "grow": {}})
     teacher = ScriptedTeacher(lambda request: questions("How?" if "fans" in asked(request) else "Why?", "When now?"))
-    pool = await grow(config, teacher)
-    assert [grown.source for grown in pool.grown] == ["guide.md:3 > Cooling"] * 2 + ["guide.md:7 > Power"]
-    assert "Clean the fans." in pool.grown[0].prompt
-    assert pool.reasons() == {"near-duplicate": 1}
-    write_grown(Workspace(tmp_path), pool)
-    assert [prompt.text for prompt in load_prompts([str(Workspace(tmp_path).grown)])] == [g.prompt for g in pool.grown]
+    with seeded(config) as pool:
+        await grow(config, teacher, pool)
+        assert [grown.source for grown in pool.grown] == ["guide.md:3 > Cooling"] * 2 + ["guide.md:7 > Power"]
+        assert "Clean the fans." in pool.grown[0].prompt
+        assert pool.growth() == Growth(3, {"near-duplicate": 1})
+        write_grown(Workspace(tmp_path), pool)
+        written = load_prompts([str(Workspace(tmp_path).grown)])
+        assert [prompt.text for prompt in written] == [grown.prompt for grown in pool.grown]
 
 
 def test_a_round_asks_for_no_more_than_is_wanted(config: Config) -> None:
     """The last round asks for what is missing, and a round never has more than its share of requests."""
     growing = Growing.of(with_grow(config, method="evolve"))
-    assert len(growing.round(1, ["a question?"], 5)) == 5
-    assert len(growing.round(1, ["a question?"], 10_000)) == 64
-    with closing(Neighbours(0.7)) as alike:
-        assert Pool(["a"], alike).texts == ["a"]
+    with seeded(config) as pool:
+        assert [pool.text(number) for number in range(len(pool))] == SEEDS.splitlines()
+        assert len(growing.round(1, pool, 5)) == 5
+        assert len(growing.round(1, pool, 10_000)) == 64

@@ -14,9 +14,9 @@ from tests.unit.test_grow import asked, questions
 from potstill.config import Config, with_values
 from potstill.errors import BudgetError, InputError, PartialError, TeacherError
 from potstill.generate.failures import Failures, clusters, read_failures, shares
-from potstill.generate.grow import write_rows
+from potstill.generate.grow import Grown, Growth, write_rows
 from potstill.generate.neighbours import similarity
-from potstill.generate.second_round import grow_near, round_file
+from potstill.generate.second_round import grow_near, near_pool, round_file
 from potstill.prompts import prompt_files
 from potstill.records import Evaluated
 from potstill.teacher.calls import TeacherRequest
@@ -114,20 +114,27 @@ def test_shares_are_whole_and_proportional(sizes: list[int], total: int) -> None
     assert all(abs(share - total * size / sum(sizes)) < 1 for share, size in zip(found, sizes, strict=True))
 
 
+async def grown_near(config: Config, teacher: ScriptedTeacher) -> tuple[list[Grown], Growth, BudgetError | None]:
+    """What grows near the failures, and what ended it."""
+    with near_pool(config, FAILURES) as pool:
+        ended = await grow_near(config, teacher, GROUPS, pool)
+        return list(pool.grown), pool.growth(), ended
+
+
 async def test_each_cluster_gets_its_share_and_a_rerun_the_same(config: Config) -> None:
     """Two thirds failed on heat: two thirds of the new prompts are about heat; written, they are grown again alike."""
-    pool, ended = await grow_near(config, ScriptedTeacher(helpful), FAILURES, GROUPS)
+    grown, growth, ended = await grown_near(config, ScriptedTeacher(helpful))
     assert ended is None
-    texts = [grown.prompt for grown in pool.grown]
+    texts = [each.prompt for each in grown]
     assert len([text for text in texts if text in NEW["hot"]]) == 6
     assert len(texts) == 9
-    assert {grown.method for grown in pool.grown} == {"failures"}
-    assert pool.reasons()["near-duplicate"] >= 1, "the earlier prompt is not grown once more"
+    assert {each.method for each in grown} == {"failures"}
+    assert growth.left_out["near-duplicate"] >= 1, "the earlier prompt is not grown once more"
     workspace = Workspace(Path(config.workspace))
-    write_rows(round_file(workspace, FAILURES), pool.grown)
+    write_rows(round_file(workspace, FAILURES), grown)
     assert [prompt.text for prompt in prompt_files(config)][1:] == texts
-    again, _ = await grow_near(config, ScriptedTeacher(helpful), FAILURES, GROUPS)
-    assert again.grown == pool.grown
+    again, _, _ = await grown_near(config, ScriptedTeacher(helpful))
+    assert again == grown
 
 
 async def test_no_held_out_question_gets_into_training(config: Config) -> None:
@@ -137,11 +144,11 @@ async def test_no_held_out_question_gets_into_training(config: Config) -> None:
     def script(request: TeacherRequest) -> str:
         return questions(*leaky, *json.loads(helpful(request))["questions"])
 
-    pool, _ = await grow_near(config, ScriptedTeacher(script), FAILURES, GROUPS)
-    assert len(pool.grown) == 9
-    most = max(similarity(grown.prompt, held) for grown in pool.grown for held in HELD_OUT)
+    grown, growth, _ = await grown_near(config, ScriptedTeacher(script))
+    assert len(grown) == 9
+    most = max(similarity(each.prompt, held) for each in grown for held in HELD_OUT)
     assert most < config.generate.failures.near_held_out
-    assert pool.reasons()["near a held-out question"] >= len(leaky)
+    assert growth.left_out["near a held-out question"] >= len(leaky)
 
 
 async def test_a_spent_budget_keeps_what_there_is(config: Config) -> None:
@@ -153,13 +160,13 @@ async def test_a_spent_budget_keeps_what_there_is(config: Config) -> None:
             raise BudgetError(message)
         return helpful(request)
 
-    pool, ended = await grow_near(config, ScriptedTeacher(poor), FAILURES, GROUPS)
+    grown, _, ended = await grown_near(config, ScriptedTeacher(poor))
     assert isinstance(ended, BudgetError)
-    assert [grown.prompt for grown in pool.grown] == NEW["hot"][1:7]
+    assert [each.prompt for each in grown] == NEW["hot"][1:7]
 
     def broken(_: TeacherRequest) -> str:
         message = "no"
         raise TeacherError(message, reason="no")
 
     with pytest.raises(PartialError, match="requests failed"):
-        await grow_near(config, ScriptedTeacher(broken), FAILURES, GROUPS)
+        await grown_near(config, ScriptedTeacher(broken))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from potstill.config import Config, TeacherConfig
-from potstill.generate.dataset import Extra, write_dataset
+from potstill.config import Config, TeacherConfig, with_values
+from potstill.generate.dataset import write_dataset
 from potstill.generate.plan import Plan
-from potstill.generate.traces import traced_samples
+from potstill.generate.traces import Traced, traced
 from potstill.ledger import Intent, Ledger, Settlement
 from potstill.prompts import PromptFiles, fill, load_roles, load_template
 from potstill.records import Message, Trace, Usage
@@ -87,7 +88,9 @@ async def test_answers_of_the_teachers_own_become_samples(tmp_path: Path) -> Non
     workspace.traces.mkdir()
     lines = trace("Rent or buy?", ("somebody", "cost-analyst")).to_line() + '{"torn": '
     (workspace.traces / "2026-01-01.jsonl").write_text(lines)
-    samples = traced_samples(workspace, ROLES)
+    with closing(Traced(workspace, ROLES)) as found:
+        samples = list(found)
+        assert list(found) == samples, "they can be gone through again"
     assert [(row.role, row.messages[-2].content, row.messages[-1].content) for row in samples] == [
         ("hardware-expert", "How hot?", "Eighty degrees."),
         ("cost-analyst", "Rent or buy?", "Rent first."),
@@ -102,14 +105,27 @@ async def test_chats_keep_their_history_and_the_split_knows_the_question(tmp_pat
     workspace = Workspace(tmp_path)
     turns = (user("How hot?"), Message(role="assistant", content="Eighty."), user("And at night?"))
     await paid(workspace, [(request(turns, "hardware-expert"), "The same.")])
-    samples = traced_samples(workspace, ROLES)
-    assert [message.content for message in samples[0].messages] == ["How hot?", "Eighty.", "And at night?", "The same."]
-    plan = Plan(Config(), PromptFiles([], may_be_none=True), ROLES)
-    manifest = write_dataset(workspace, plan, samples, extra=Extra(samples))
-    assert sum(manifest.samples.values()) == 1
-    assert write_dataset(workspace, plan, [], extra=Extra(samples)).missing == 0
+    plan = Plan(with_values(Config(), generate={"from_traces": True}), PromptFiles([], may_be_none=True), ROLES)
+    with traced(plan, workspace) as extra:
+        samples = list(extra.samples)
+        contents = [message.content for message in samples[0].messages]
+        assert contents == ["How hot?", "Eighty.", "And at night?", "The same."]
+        manifest = write_dataset(workspace, plan, samples, extra=extra)
+        assert sum(manifest.samples.values()) == 1
+        assert write_dataset(workspace, plan, [], extra=extra).missing == 0
+
+
+async def test_samples_of_one_question_stand_in_a_row(tmp_path: Path) -> None:
+    """Whatever was asked between them: they are numbered in order, so that near-duplicates and the best are found."""
+    workspace = Workspace(tmp_path)
+    asked = (("hot", 0), ("dear", 0), ("hot", 1))
+    turns = [request((user(f"How {word}?"),), "cost-analyst", sample=sample) for word, sample in asked]
+    await paid(workspace, list(zip(turns, "abc", strict=True)))
+    with closing(Traced(workspace, ROLES)) as found:
+        assert [(row.messages[-1].content, row.sample) for row in found] == [("a", 0), ("c", 1), ("b", 0)]
 
 
 def test_a_workspace_without_traces_has_none(tmp_path: Path) -> None:
     """Neither ledger nor traces: no samples, and no error."""
-    assert traced_samples(Workspace(tmp_path), ROLES) == ()
+    with closing(Traced(Workspace(tmp_path), ROLES)) as found:
+        assert list(found) == []

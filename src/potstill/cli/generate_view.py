@@ -46,8 +46,8 @@ def document_of(outcome: Outcome) -> dict[str, Any]:
         "failed": [vars(item) for item in outcome.failed],
         "possibly_paid": [item.model_dump(mode="json") for item in outcome.possibly_paid],
         "stopped": getattr(outcome.stopped, "message", None),
-        "grown": len(outcome.grown.grown) if outcome.grown else None,
-        "not_grown": dict(outcome.grown.reasons()) if outcome.grown else None,
+        "grown": outcome.grown.grown if outcome.grown else None,
+        "not_grown": dict(outcome.grown.left_out) if outcome.grown else None,
         "second_round": _second_round(outcome),
         "beside_usd": {name: format(usd, "f") for name, usd in outcome.beside_usd.items()},
         "exported": [str(path) for path in outcome.published.files],
@@ -59,8 +59,8 @@ def _second_round(outcome: Outcome) -> dict[str, Any] | None:
     found = outcome.second_round
     if found is None:
         return None
-    counts = {"failed": found.failed, "clusters": found.clusters, "grown": found.grown}
-    return {**counts, "left_out": dict(found.left_out)}
+    counts = {"failed": found.failed, "clusters": found.clusters, "grown": found.growth.grown}
+    return {**counts, "left_out": dict(found.growth.left_out)}
 
 
 def text_of(session: Session, outcome: Outcome) -> str:
@@ -74,11 +74,11 @@ def text_of(session: Session, outcome: Outcome) -> str:
         f"paid for {progress.paid} answers, ${progress.spent_usd:f}; {progress.reused} were in the ledger already"
     )
     if outcome.grown is not None:
-        left_out = ", ".join(f"{count} {reason}" for reason, count in outcome.grown.reasons().most_common())
-        lines.insert(0, f"prompts grown: {len(outcome.grown.grown)}" + (f"; left out: {left_out}" if left_out else ""))
+        left_out = ", ".join(f"{count} {reason}" for reason, count in outcome.grown.left_out.items())
+        lines.insert(0, f"prompts grown: {outcome.grown.grown}" + (f"; left out: {left_out}" if left_out else ""))
     if (second := outcome.second_round) is not None:
-        left_out = ", ".join(f"{count} {reason}" for reason, count in second.left_out.items())
-        near = f"{second.failed} failed questions in {second.clusters} clusters: {second.grown} new prompts near them"
+        left_out = ", ".join(f"{count} {reason}" for reason, count in second.growth.left_out.items())
+        near = f"{second.failed} failed questions in {second.clusters} clusters: {second.growth.grown} new prompts near them"
         lines.insert(0, near + (f"; left out: {left_out}" if left_out else ""))
     if outcome.beside_usd:
         costs = ", ".join(f"{name} ${usd:f}" for name, usd in outcome.beside_usd.items())

@@ -124,9 +124,13 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Extra:
-    """Samples that came from elsewhere; their prompts are dealt to the splits with the plan's, and after them."""
+    """Samples that came from elsewhere; their prompts are dealt to the splits with the plan's, and after them.
 
-    samples: tuple[Sample, ...] = ()
+    They are gone through several times; `has` says whether a sample of this id is among them.
+    """
+
+    samples: Iterable[Sample] = ()
+    has: Callable[[str], bool] = lambda _: False
 
     def prompts(self) -> Iterator[Keyed]:
         """Ids and texts of the questions."""
@@ -135,11 +139,12 @@ class Extra:
 
     def after(self, samples: Iterable[Sample]) -> Iterator[Sample]:
         """The plan's samples, then those of these that are not among them."""
-        waiting = {sample.id for sample in self.samples}
+        twice: set[str] = set()
         for sample in samples:
-            waiting.discard(sample.id)
+            if self.has(sample.id):
+                twice.add(sample.id)
             yield sample
-        yield from (sample for sample in self.samples if sample.id in waiting)
+        yield from (sample for sample in self.samples if sample.id not in twice)
 
 
 def write_dataset(
@@ -148,10 +153,11 @@ def write_dataset(
     samples: Iterable[Sample],
     gauge: Gauge | None = None,
     extra: Extra = Extra(),
+    finish: Callable[[Sample], Sample] = lambda sample: sample,
 ) -> DatasetManifest:
     """Sift the samples, in the plan's order and one at a time, deal them to the splits, and write the dataset folder.
 
-    `gauge` is what they are measured by, the config's filters alone by default. Each file is put in its place whole or
+    `gauge` is what they are measured by, the config's filters alone by default; `finish` adds to what is kept. Each file is put in its place whole or
     not at all, the manifest last; no sample is held in memory.
     """
     with ExitStack() as stack:
@@ -161,7 +167,17 @@ def write_dataset(
             stack.callback(file.discard)
         whole = replace(gauge or Gauge(plan.config.generate.filters), alike_prompt=prompts.original)
         counted = _Counted(samples)
-        tally = _write_lines(files, prompts, extra.after(counted), whole)
+        tally = Tally()
+        for sample, verdict in sift(extra.after(counted), whole):
+            tally.paid(sample)
+            if isinstance(verdict, Kept):
+                split = prompts.split_of(sample.prompt_id)
+                files[split].write(finish(sample).to_line())
+                tally.keep(sample, split)
+            else:
+                row = Rejected(sample=sample, reason=verdict.reason, detail=verdict.detail)
+                files["rejected"].write(row.to_line())
+                tally.reject(verdict.reason)
         manifest = _manifest(
             plan,
             tally,
@@ -191,21 +207,6 @@ class _Counted:
 
 def _all_prompts(plan: Plan, extra: Extra) -> Iterator[Keyed]:
     return chain(((prompt.id, prompt.text) for prompt in plan.prompts), extra.prompts())
-
-
-def _write_lines(files: Mapping[str, LineFile], prompts: Prompts, samples: Iterable[Sample], gauge: Gauge) -> Tally:
-    tally = Tally()
-    for sample, verdict in sift(samples, gauge):
-        tally.paid(sample)
-        if isinstance(verdict, Kept):
-            split = prompts.split_of(sample.prompt_id)
-            files[split].write(sample.to_line())
-            tally.keep(sample, split)
-        else:
-            row = Rejected(sample=sample, reason=verdict.reason, detail=verdict.detail)
-            files["rejected"].write(row.to_line())
-            tally.reject(verdict.reason)
-    return tally
 
 
 def _manifest(plan: Plan, tally: Tally, prompts: Prompts, missing: int, hashes: Mapping[str, str]) -> DatasetManifest:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 
-from potstill.generate.neighbours import Neighbours, temporary_database
+from potstill.generate.neighbours import Neighbours
+from potstill.generate.shelf import temporary_database
 
 SHOWN_CHARS = 100
 """How much of a text is shown in a reason."""

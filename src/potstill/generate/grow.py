@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from potstill.generate.forms import TEXTS, read_texts
 from potstill.generate.languages import fits, language_of
 from potstill.generate.neighbours import Neighbours
 from potstill.generate.phrases import refusal_in
+from potstill.generate.shelf import Shelf
 from potstill.generate.sift import Rejection
 from potstill.prompts import Prompt, PromptFiles, fill, load_personas, load_template
 from potstill.records import Message, Record
@@ -70,27 +71,37 @@ class Ask:
     passage: Passage | None = None
 
 
-@dataclass
 class Pool:
-    """Seeds and what has grown from them.
+    """Seeds and what has grown from them, on disk.
 
-    `alike` holds all of them to compare with, `forbidden` what no prompt may come near.
+    `alike` holds all of them to compare with, and at the beginning the seeds; `forbidden` what no prompt may come near.
     """
 
-    seeds: list[str]
-    alike: Neighbours
-    forbidden: Neighbours | None = None
-    grown: list[Grown] = field(default_factory=list)
-    rejected: list[NotGrown] = field(default_factory=list)
+    def __init__(self, alike: Neighbours, forbidden: Neighbours | None = None) -> None:
+        self.alike, self.forbidden = alike, forbidden
+        self.grown = Shelf(alike.database, "grown", Grown)
+        self.rejected = Shelf(alike.database, "rejected", NotGrown)
+        self._seeds = len(alike)
 
-    @property
-    def texts(self) -> list[str]:
-        """All prompts that a round can build on."""
-        return [*self.seeds, *(grown.prompt for grown in self.grown)]
+    def __len__(self) -> int:
+        """How many prompts a round can build on."""
+        return self._seeds + len(self.grown)
 
-    def reasons(self) -> Counter[str]:
-        """Why prompts were left out."""
-        return Counter(item.reason for item in self.rejected)
+    def text(self, number: int) -> str:
+        """One of them."""
+        return self.alike.text(number) if number < self._seeds else self.grown[number - self._seeds].prompt
+
+    def growth(self) -> Growth:
+        """What has grown, in numbers."""
+        return Growth(len(self.grown), dict(Counter(item.reason for item in self.rejected).most_common()))
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How many prompts grew, and why others were left out."""
+
+    grown: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,7 +132,7 @@ class Growing:
         request = self.request(fill(self.templates["questions"], values, origin="template questions"), 0)
         return Ask(request, "document", (), number, passage=passage)
 
-    def round(self, number: int, pool: Sequence[str], wanted: int) -> list[Ask]:
+    def round(self, number: int, pool: Pool, wanted: int) -> list[Ask]:
         """The requests of a round, which want so many prompts more; each is drawn by the seed, round and place."""
         grow = self.config.generate.grow
         asks: list[Ask] = []
@@ -141,8 +152,8 @@ class Growing:
         values = {"question": question, "passage": passage.text}
         return fill(self.templates["grounded"], values, origin="template grounded").strip()
 
-    def _instruct(self, place: int, pool: Sequence[str], draw: random.Random) -> Ask:
-        shown = draw.sample(pool, min(EXAMPLES, len(pool)))
+    def _instruct(self, place: int, pool: Pool, draw: random.Random) -> Ask:
+        shown = [pool.text(number) for number in draw.sample(range(len(pool)), min(EXAMPLES, len(pool)))]
         persona = self._persona(draw)
         values = {
             "count": str(self.config.generate.grow.per_request),
@@ -154,8 +165,9 @@ class Growing:
             request, "self-instruct", tuple(prompt_id(text) for text in shown), place // REQUESTS_A_ROUND, persona
         )
 
-    def _evolve(self, place: int, pool: Sequence[str], draw: random.Random) -> Ask:
-        parent, operation, persona = draw.choice(pool), draw.choice(self.operations), self._persona(draw)
+    def _evolve(self, place: int, pool: Pool, draw: random.Random) -> Ask:
+        parent = pool.text(draw.randrange(len(pool)))
+        operation, persona = draw.choice(self.operations), self._persona(draw)
         values = {"question": parent, "operation": operation, "persona": persona or ""}
         request = self.request(fill(self.templates["evolve"], values, origin="template evolve"), place)
         return Ask(request, "evolve", (prompt_id(parent),), place // REQUESTS_A_ROUND, persona)
@@ -175,29 +187,32 @@ class Growing:
         )
 
 
-async def grow(config: Config, teacher: Asks) -> Pool:
-    """Grow the prompts of a config; raises PartialError where a request failed, and what the teacher raises.
+@contextmanager
+def seeded(config: Config) -> Iterator[Pool]:
+    """The pool that a config's growing begins with: its prompt files."""
+    with closing(Neighbours(config.generate.grow.near_duplicates)) as alike:
+        for prompt in PromptFiles(config.generate.prompts, may_be_none=True):
+            alike.add(prompt.text)
+        yield Pool(alike)
+
+
+async def grow(config: Config, teacher: Asks, pool: Pool) -> None:
+    """Grow the prompts of a config into a pool; raises PartialError where a request failed, and what the teacher raises.
 
     Questions to documents come first and are seeds too.
     """
     growing, generate = Growing.of(config), config.generate
-    seeds = [prompt.text for prompt in PromptFiles(generate.prompts)] if generate.prompts else []
-    with closing(Neighbours(generate.grow.near_duplicates)) as alike:
-        pool = Pool(seeds, alike)
-        for text in seeds:
-            alike.add(text)
-        asks = [growing.from_passage(passage, 0) for passage in read_passages(generate.documents)]
-        take(pool, growing, whole(asks, await settled(asks, teacher, config)), most=None)
-        target = len(pool.grown) + (generate.grow.target or 0)
-        for number in range(1, generate.grow.max_rounds + 1):
-            if len(pool.grown) >= target or not pool.texts:
-                break
-            asks = growing.round(number, pool.texts, target - len(pool.grown))
-            before = len(pool.grown)
-            take(pool, growing, whole(asks, await settled(asks, teacher, config)), most=target)
-            if len(pool.grown) == before and number > 1:
-                break
-        return pool
+    asks = [growing.from_passage(passage, 0) for passage in read_passages(generate.documents)]
+    take(pool, growing, whole(asks, await settled(asks, teacher, config)), most=None)
+    target = len(pool.grown) + (generate.grow.target or 0)
+    for number in range(1, generate.grow.max_rounds + 1):
+        if len(pool.grown) >= target or not len(pool):
+            return
+        asks = growing.round(number, pool, target - len(pool.grown))
+        before = len(pool.grown)
+        take(pool, growing, whole(asks, await settled(asks, teacher, config)), most=target)
+        if len(pool.grown) == before and number > 1:
+            return
 
 
 def take(pool: Pool, growing: Growing, answered: Iterable[tuple[Ask, Answer]], *, most: int | None) -> None:

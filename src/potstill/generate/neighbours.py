@@ -10,12 +10,13 @@ The bands stand in a temporary database that spills to disk.
 from __future__ import annotations
 
 import re
-import sqlite3
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
+
+from potstill.generate.shelf import temporary_database
 
 BANDS = 12
 ROWS = 4
@@ -25,8 +26,6 @@ CANDIDATES = 24
 """Texts that one is compared with at most: those that share the most bands."""
 BUCKET = 256
 """Texts that one band's bucket holds; one that is full is the mark of a template and tells nothing apart."""
-CACHE_KIB = 24_576
-"""Memory for the database's pages; what is more goes to disk."""
 
 EAST_ASIAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u3040-\u30ff"
 RUN = re.compile(f"[{EAST_ASIAN}]+|[^{EAST_ASIAN}]+")
@@ -129,14 +128,6 @@ class Neighbours:
             if alike >= self._threshold:
                 near.append(Neighbour(number, alike))
         return sorted(near, key=lambda neighbour: (-neighbour.similarity, neighbour.number))
-
-
-def temporary_database() -> sqlite3.Connection:
-    """A database of this process's own, in memory while it is small; it is gone when it is closed."""
-    database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-    database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-    database.execute("BEGIN")
-    return database
 
 
 def _keys(pieces: frozenset[str], figures: tuple[str, ...]) -> list[int]:

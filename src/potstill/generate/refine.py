@@ -21,12 +21,11 @@ from potstill.generate.ask import Failed, Progress, Report
 from potstill.generate.converse import Conversations
 from potstill.generate.dataset import Extra
 from potstill.generate.forms import schema_check
-from potstill.generate.grow import Pool, grow, write_grown
+from potstill.generate.grow import Growth, grow, seeded, write_grown
 from potstill.generate.judge import Rubric, judging
 from potstill.generate.plan import Plan
 from potstill.generate.rationales import Rationales
 from potstill.generate.sift import Gauge, Kept, sift
-from potstill.generate.traces import traced_samples
 from potstill.ledger import Cap, Ledger, LedgerView
 from potstill.records import Sample
 from potstill.teacher.calls import Answer, Asks, TeacherRequest
@@ -99,14 +98,14 @@ class _Followed:
 
 @dataclass(frozen=True)
 class Refined:
-    """The plan's samples with all their turns, what they are measured by, and what ended the steps early, if anything.
+    """The plan's samples with all their turns, what samples are measured by, and what ended the steps early, if anything.
 
-    `extra` are samples from elsewhere, marked like the plan's.
+    `finish` adds to a sample that is kept what was asked for it alone.
     """
 
     samples: Samples
     gauge: Gauge
-    extra: Extra
+    finish: Callable[[Sample], Sample] = lambda sample: sample
     ended: Ended = None
 
 
@@ -132,22 +131,22 @@ def paid_beside(config: Config, workspace: Workspace) -> dict[str, Decimal]:
         return {name: view.committed_by(name) for name, is_asked in asked.items() if is_asked}
 
 
-async def grow_prompts(place: Place) -> Pool | None:
+async def grow_prompts(place: Place) -> Growth | None:
     """Grow the prompts that the config asks for, and write them; None where it asks for none."""
     generate = place.config.generate
     if not generate.grow.target and not generate.documents.files:
         return None
-    async with place.teacher(place.config, "grow") as teacher:
-        pool = await grow(place.config, teacher)
-    write_grown(place.workspace, pool)
-    return pool
+    with seeded(place.config) as pool:
+        async with place.teacher(place.config, "grow") as teacher:
+            await grow(place.config, teacher, pool)
+        write_grown(place.workspace, pool)
+        return pool.growth()
 
 
-async def refine(plan: Plan, samples: Samples, ledger: Ledger, place: Place, *, pay: bool) -> Refined:
+async def refine(plan: Plan, samples: Samples, ledger: Ledger, place: Place, extra: Extra, *, pay: bool) -> Refined:
     """Go on with the chats, mark the answers and ask why they are so; without `pay`, as far as the ledger holds them already."""
     generate = plan.config.generate
     gauge = gauge_of(plan)
-    extra = Extra(traced_samples(place.workspace, plan.roles) if generate.from_traces else ())
     ended: Ended = None
 
     def stored(request: TeacherRequest) -> Answer | None:
@@ -165,12 +164,11 @@ async def refine(plan: Plan, samples: Samples, ledger: Ledger, place: Place, *, 
             ended = await _mark(lambda: extra.after(chats()), rubric, gauge, place)
         gauge = replace(gauge, judged=rubric.judged(stored), min_score=generate.judge.min_score)
     if not generate.rationales.enabled:
-        return Refined(chats, gauge, extra, ended)
+        return Refined(chats, gauge, ended=ended)
     rationales = Rationales(plan.config)
     if pay and ended is None:
         ended = await _explain(extra.after(chats()), rationales, gauge, place)
-    reasoned = tuple(rationales.explained(sample, stored) for sample in extra.samples)
-    return Refined(lambda: (rationales.explained(sample, stored) for sample in chats()), gauge, Extra(reasoned), ended)
+    return Refined(chats, gauge, lambda sample: rationales.explained(sample, stored), ended)
 
 
 async def _converse(samples: Samples, conversations: Conversations, gauge: Gauge, place: Place) -> Ended:

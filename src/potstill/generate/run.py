@@ -15,12 +15,13 @@ from potstill.generate.batching import Rounds
 from potstill.generate.dataset import DatasetManifest, sample_of, write_dataset
 from potstill.generate.failures import Encode
 from potstill.generate.frontier import Frontier
-from potstill.generate.grow import Pool
+from potstill.generate.grow import Growth
 from potstill.generate.outcomes import both, second_request
 from potstill.generate.plan import Plan
 from potstill.generate.publish import Published, publish
 from potstill.generate.refine import Place, grow_prompts, paid_beside, refine, requests_left
 from potstill.generate.second_round import SecondRound, grow_near_failures
+from potstill.generate.traces import traced
 from potstill.ledger import Ledger, LedgerView, PlanProgress
 from potstill.prompts import load_roles, load_schema, prompt_files
 from potstill.records import Attempt, Sample
@@ -67,7 +68,7 @@ class Outcome:
     possibly_paid: tuple[Attempt, ...]
     stopped: PotstillError | StoppedError | None
     published: Published = field(default_factory=Published)
-    grown: Pool | None = None
+    grown: Growth | None = None
     beside_usd: Mapping[str, Decimal] = field(default_factory=dict)
     second_round: SecondRound | None = None
 
@@ -93,7 +94,7 @@ async def generate(config: Config, secrets: Secrets, workspace: Workspace, terms
     """Get every answer of the plan that is not in the ledger yet, then write the dataset from all of them."""
     place = Place(config, secrets, workspace, terms.stop, requests_left(workspace, terms.max_requests), terms.report)
     prepares = not terms.offline and terms.pilot is None and not terms.cancel_batches
-    pool = await grow_prompts(place) if prepares else None
+    growth = await grow_prompts(place) if prepares else None
     second = await grow_near_failures(place, terms.encode) if prepares and terms.encode is not None else None
     plan = load_plan(config)
     async with _teacher(config, secrets, workspace, replace(terms, max_requests=place.allowed())) as teacher:
@@ -102,16 +103,17 @@ async def generate(config: Config, secrets: Secrets, workspace: Workspace, terms
         manifest, published = None, Published()
         if terms.pilot is None and not isinstance(stopped, StoppedError):
             ledger, pay = teacher.ledger, stopped is None and prepares
-            refined = await refine(plan, lambda: stored_samples(plan, ledger), ledger, place, pay=pay)
+            with traced(plan, workspace) as extra:
+                refined = await refine(plan, lambda: stored_samples(plan, ledger), ledger, place, extra, pay=pay)
+                manifest = await asyncio.to_thread(
+                    write_dataset, workspace, plan, refined.samples(), refined.gauge, extra, refined.finish
+                )
             stopped = stopped or refined.ended
-            manifest = await asyncio.to_thread(
-                write_dataset, workspace, plan, refined.samples(), refined.gauge, refined.extra
-            )
             published = await asyncio.to_thread(publish, config, secrets, workspace)
         waiting = tuple(teacher.ledger.open_attempts())
         beside = paid_beside(config, workspace)
         ended = stopped or published.error or (second.ended if second is not None else None)
-        return Outcome(manifest, progress, waiting, ended, published, pool, beside, second)
+        return Outcome(manifest, progress, waiting, ended, published, growth, beside, second)
 
 
 def stored_samples(plan: Plan, ledger: Ledger | LedgerView) -> Iterator[Sample]:

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from potstill.config import Config
 from potstill.errors import BudgetError
 from potstill.generate.failures import Encode, Failures, clusters, read_failures, shares
-from potstill.generate.grow import EXAMPLES, Ask, Growing, Pool, prompt_id, settled, take, whole, write_rows
+from potstill.generate.grow import EXAMPLES, Ask, Growing, Growth, Pool, prompt_id, settled, take, whole, write_rows
 from potstill.generate.neighbours import Neighbours
 from potstill.generate.refine import Place
 from potstill.ledger import Cap
-from potstill.prompts import PromptFiles, fill, prompt_files
+from potstill.prompts import Prompt, PromptFiles, fill, prompt_files
 from potstill.teacher.calls import Answer, Asks
 from potstill.workspace import Workspace
 
@@ -38,8 +38,7 @@ class SecondRound:
 
     failed: int = 0
     clusters: int = 0
-    grown: int = 0
-    left_out: Mapping[str, int] = field(default_factory=dict)
+    growth: Growth = field(default_factory=Growth)
     ended: BudgetError | None = None
 
 
@@ -58,47 +57,56 @@ async def grow_near_failures(place: Place, encode: Encode) -> SecondRound | None
         return SecondRound()
     groups = clusters(failures.failed, encode(failures.failed), settings.clusters)
     cap = None if settings.max_usd is None else Cap("generate.failures.max_usd", settings.max_usd)
-    async with place.teacher(config, "failures", cap) as teacher:
-        pool, ended = await grow_near(config, teacher, failures, groups)
-    file = round_file(place.workspace, failures)
-    if pool.grown:
-        write_rows(file, pool.grown)
-    write_rows(file.with_suffix(".rejected"), pool.rejected)
-    return SecondRound(len(failures.failed), len(groups), len(pool.grown), dict(pool.reasons().most_common()), ended)
+    with near_pool(config, failures) as pool:
+        async with place.teacher(config, "failures", cap) as teacher:
+            ended = await grow_near(config, teacher, groups, pool)
+        file = round_file(place.workspace, failures)
+        if len(pool.grown):
+            write_rows(file, pool.grown)
+        write_rows(file.with_suffix(".rejected"), pool.rejected)
+        return SecondRound(len(failures.failed), len(groups), pool.growth(), ended)
 
 
-async def grow_near(
-    config: Config, teacher: Asks, failures: Failures, groups: Sequence[Sequence[str]]
-) -> tuple[Pool, BudgetError | None]:
-    """New prompts near each group of failed questions, as many as its share, and the budget that ended it early."""
-    growing, generate = Growing.of(config), config.generate
-    left = shares([len(group) for group in groups], generate.failures.target)
+@contextmanager
+def near_pool(config: Config, failures: Failures) -> Iterator[Pool]:
+    """The pool of a round: all earlier prompts, to be unlike them, and the held-out questions, which none may come near.
+
+    A rerun grows its own prompts anew: it must not take them for copies nor, where some were held out since, for leaks.
+    """
+    generate, own = config.generate, str(round_file(Workspace(Path(config.workspace)), failures))
+    files = prompt_files(config).files
+    mine = {prompt.text for prompt in _prompts([name for name in files if name == own])}
     with (
         closing(Neighbours(generate.grow.near_duplicates)) as alike,
         closing(Neighbours(generate.failures.near_held_out)) as forbidden,
     ):
-        own, others = _earlier(config, failures)
-        for text in others:
-            alike.add(text)
+        for prompt in _prompts([name for name in files if name != own]):
+            alike.add(prompt.text)
         for text in failures.held_out:
-            if text not in own:
+            if text not in mine:
                 forbidden.add(text)
-        pool = Pool([], alike, forbidden)
-        for number in range(1, generate.grow.max_rounds + 1):
-            asks = _round(growing, number, groups, left)
-            found = await settled([ask for _, ask in asks], teacher, config)
-            before, ended = len(pool.grown), _budget(found)
-            if ended is None:
-                whole([ask for _, ask in asks], found)
-            for (group, ask), answer in zip(asks, found, strict=True):
-                if not isinstance(answer, Answer):
-                    break
-                had = len(pool.grown)
-                take(pool, growing, [(ask, answer)], most=had + left[group])
-                left[group] -= len(pool.grown) - had
-            if ended is not None or not any(left) or len(pool.grown) == before:
-                return pool, ended
-        return pool, None
+        yield Pool(alike, forbidden)
+
+
+async def grow_near(config: Config, teacher: Asks, groups: Sequence[Sequence[str]], pool: Pool) -> BudgetError | None:
+    """Grow prompts near each group of failed questions, as many as its share; gives the budget that ended it early."""
+    growing, generate = Growing.of(config), config.generate
+    left = shares([len(group) for group in groups], generate.failures.target)
+    for number in range(1, generate.grow.max_rounds + 1):
+        asks = _round(growing, number, groups, left)
+        found = await settled([ask for _, ask in asks], teacher, config)
+        before, ended = len(pool.grown), _budget(found)
+        if ended is None:
+            whole([ask for _, ask in asks], found)
+        for (group, ask), answer in zip(asks, found, strict=True):
+            if not isinstance(answer, Answer):
+                break
+            had = len(pool.grown)
+            take(pool, growing, [(ask, answer)], most=had + left[group])
+            left[group] -= len(pool.grown) - had
+        if ended is not None or not any(left) or len(pool.grown) == before:
+            return ended
+    return None
 
 
 def round_file(workspace: Workspace, failures: Failures) -> Path:
@@ -126,19 +134,8 @@ def _round(
     return asks
 
 
-def _earlier(config: Config, failures: Failures) -> tuple[frozenset[str], list[str]]:
-    """Prompts that an earlier run of this very round grew, some of them held out since, and all other prompts.
-
-    A rerun grows its own ones anew: it must not take them for copies, nor for leaks.
-    """
-    own = str(round_file(Workspace(Path(config.workspace)), failures))
-    files = prompt_files(config).files
-    mine, others = ([name for name in files if (name == own) is same] for same in (True, False))
-    return frozenset(_texts(mine)), _texts(others)
-
-
-def _texts(files: Sequence[str]) -> list[str]:
-    return [prompt.text for prompt in PromptFiles(files, may_be_none=True)]
+def _prompts(files: Sequence[str]) -> Iterator[Prompt]:
+    return iter(PromptFiles(files, may_be_none=True))
 
 
 def _budget(found: Sequence[Answer | BaseException]) -> BudgetError | None:

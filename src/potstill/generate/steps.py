@@ -30,7 +30,7 @@ from potstill.generate.refine import gauge_of, kept
 from potstill.generate.run import stored_samples
 from potstill.generate.second_round import round_file
 from potstill.generate.sift import Gauge, Kept, sift
-from potstill.generate.traces import traced_samples
+from potstill.generate.traces import traced
 from potstill.ledger import LedgerView
 from potstill.pricing.book import load_prices
 from potstill.pricing.intervals import ENOUGH
@@ -70,8 +70,8 @@ class Step:
 
 def steps(plan: Plan, workspace: Workspace, unpaid: int) -> tuple[Step, ...]:
     """The steps that a config asks for, as far as they are not paid for; `unpaid`: the plan's cells without an answer."""
-    with LedgerView(workspace.ledger) as ledger:
-        counting = _Counting(plan, workspace, ledger)
+    with LedgerView(workspace.ledger) as ledger, traced(plan, workspace) as extra:
+        counting = _Counting(plan, workspace, ledger, extra)
         (grown, prompts), (near, more) = counting.growing(), counting.failures()
         new = (prompts + more) * plan.per_prompt
         found = (grown, near, counting.new_answers(new), *counting.after(unpaid + new))
@@ -108,8 +108,8 @@ class _Lengths:
 class _Counting:
     """Counts and prices the steps of one plan."""
 
-    def __init__(self, plan: Plan, workspace: Workspace, ledger: LedgerView) -> None:
-        self._plan, self._workspace, self._ledger = plan, workspace, ledger
+    def __init__(self, plan: Plan, workspace: Workspace, ledger: LedgerView, extra: Extra) -> None:
+        self._plan, self._workspace, self._ledger, self._extra = plan, workspace, ledger, extra
         self._config, self._generate = plan.config, plan.config.generate
         self._book = load_prices(plan.config.prices)
         self._means: dict[tuple[str, str], float | None] = {}
@@ -121,8 +121,9 @@ class _Counting:
             return self._none("grow"), 0
         recorded, passages = _Recorded(self._ledger), sum(1 for _ in read_passages(generate.documents))
         try:
-            prompts = len(asyncio.run(grow.grow(self._config, recorded)).grown)
-            requests = 0
+            with grow.seeded(self._config) as pool:
+                asyncio.run(grow.grow(self._config, recorded, pool))
+                prompts, requests = len(pool.grown), 0
         except PartialError:
             prompts = (generate.grow.target or 0) + passages * generate.documents.questions
             requests = max(recorded.missing, passages + _grow_requests(self._config) - recorded.found)
@@ -242,8 +243,7 @@ class _Counting:
         if self._generate.turns > 1:
             talks = converse.Conversations(self._config)
             chats = (talks.extended(sample, self._stored) for sample in chats)
-        traced = traced_samples(self._workspace, self._plan.roles) if self._generate.from_traces else ()
-        return Extra(traced).after(chats)
+        return self._extra.after(chats)
 
     def _answered(self) -> Iterator[Sample]:
         return stored_samples(self._plan, self._ledger)

@@ -6,11 +6,16 @@ roles a merged answer was made. A reply that only picks or checks a student's an
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 
 from pydantic import ValidationError
 
+from potstill.generate.dataset import Extra
+from potstill.generate.plan import Plan
+from potstill.generate.shelf import temporary_database
 from potstill.ledger import Answered, LedgerView
 from potstill.prompts import Prompt, Role, load_template
 from potstill.records import Message, Sample, Trace, content_id, text_sha
@@ -21,31 +26,78 @@ LANGUAGES = ("en", "zh-TW")
 QUESTION, CANDIDATES = "{{ question }}", "{{ candidates }}"
 
 
-def traced_samples(workspace: Workspace, roles: Sequence[Role]) -> tuple[Sample, ...]:
+@contextmanager
+def traced(plan: Plan, workspace: Workspace) -> Iterator[Extra]:
+    """What `infer` paid for, where the config asks for it."""
+    if not plan.config.generate.from_traces:
+        yield Extra()
+        return
+    with closing(Traced(workspace, plan.roles)) as found:
+        yield Extra(found, found.__contains__)
+
+
+class Traced:
     """Samples of all answers that `infer` paid for, those of one question in one role in a row, oldest first.
 
-    A merged answer goes to the role that its trace names, where it is one of `roles`, else to the first of them.
+    A merged answer goes to the role that its trace names, where it is one of `roles`, else to the first of them. They
+    stand in a temporary database: any number of them, in flat memory. Close it when done.
     """
-    merged = _merged_roles(workspace)
-    known = {role.name: role for role in roles}
-    found: dict[tuple[str, str], list[Sample]] = {}
-    with LedgerView(workspace.ledger) as ledger:
-        for answered in ledger.answered("infer"):
-            chat = _chat(answered)
-            if chat is None:
-                continue
-            if answered.role is None:
-                names = [name for name in merged.get(chat[-1].content, ()) if name in known]
-                role = known[names[0]] if names else roles[0]
-                chat = (Message(role="system", content=role.system), *chat)
-            sample = _sample(answered, chat, answered.role or role.name)
-            if sample is not None:
-                found.setdefault((sample.prompt_id, sample.role), []).append(sample)
-    return tuple(
-        sample.model_copy(update={"sample": number})
-        for samples in found.values()
-        for number, sample in enumerate(samples)
-    )
+
+    def __init__(self, workspace: Workspace, roles: Sequence[Role]) -> None:
+        """Read the ledger and the traces of a workspace."""
+        self._database = temporary_database()
+        self._database.execute("CREATE TABLE merged (question TEXT PRIMARY KEY, roles TEXT) WITHOUT ROWID")
+        self._database.execute("CREATE TABLE chats (name TEXT PRIMARY KEY, first INTEGER) WITHOUT ROWID")
+        self._database.execute("CREATE TABLE samples (number INTEGER PRIMARY KEY, id TEXT, first INTEGER, line TEXT)")
+        self._database.execute("CREATE INDEX by_id ON samples (id)")
+        self._database.execute("CREATE INDEX by_chat ON samples (first, number)")
+        self._read_merged(workspace)
+        with LedgerView(workspace.ledger) as ledger:
+            for number, answered in enumerate(ledger.answered("infer")):
+                sample = self._sample(answered, roles)
+                if sample is not None:
+                    self._add(number, sample)
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Go through them, as often as is wanted."""
+        first, place = None, 0
+        for now, line in self._database.execute("SELECT first, line FROM samples ORDER BY first, number"):
+            first, place = now, place + 1 if now == first else 0
+            yield Sample.model_validate_json(line).model_copy(update={"sample": place})
+
+    def __contains__(self, id_: object) -> bool:
+        """Whether a sample with this id is among them."""
+        return self._database.execute("SELECT 1 FROM samples WHERE id = ?", (id_,)).fetchone() is not None
+
+    def close(self) -> None:
+        """Let go of the temporary file."""
+        self._database.close()
+
+    def _read_merged(self, workspace: Workspace) -> None:
+        """The student's roles that took part in each merged answer, by question."""
+        rows = ((trace.query, json.dumps(trace.roles)) for trace in read_traces(workspace) if trace.route == "merged")
+        self._database.executemany("INSERT OR REPLACE INTO merged VALUES (?, ?)", rows)
+
+    def _sample(self, answered: Answered, roles: Sequence[Role]) -> Sample | None:
+        chat = _chat(answered)
+        if chat is None:
+            return None
+        if answered.role is not None:
+            return _sample(answered, chat, answered.role)
+        role = self._merged_role(chat[-1].content, roles)
+        return _sample(answered, (Message(role="system", content=role.system), *chat), role.name)
+
+    def _merged_role(self, question: str, roles: Sequence[Role]) -> Role:
+        row = self._database.execute("SELECT roles FROM merged WHERE question = ?", (question,)).fetchone()
+        known = {role.name: role for role in roles}
+        return next((known[name] for name in json.loads(row[0] if row else "[]") if name in known), roles[0])
+
+    def _add(self, number: int, sample: Sample) -> None:
+        chat = json.dumps([sample.prompt_id, sample.role])
+        self._database.execute("INSERT OR IGNORE INTO chats VALUES (?, ?)", (chat, number))
+        (first,) = self._database.execute("SELECT first FROM chats WHERE name = ?", (chat,)).fetchone()
+        row = (number, sample.id, first, sample.to_line())
+        self._database.execute("INSERT INTO samples VALUES (?, ?, ?, ?)", row)
 
 
 def _chat(answered: Answered) -> tuple[Message, ...] | None:
@@ -93,11 +145,6 @@ def _sample(answered: Answered, chat: tuple[Message, ...], role: str) -> Sample 
         prompt_sha=text_sha(question),
         created_at=answered.answered_at,
     )
-
-
-def _merged_roles(workspace: Workspace) -> dict[str, tuple[str, ...]]:
-    """The student's roles that took part in each merged answer, by question."""
-    return {trace.query: trace.roles for trace in read_traces(workspace) if trace.route == "merged"}
 
 
 def read_traces(workspace: Workspace) -> Iterator[Trace]:
