@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -12,9 +13,10 @@ from typing import Any
 import pytest
 
 from potstill.errors import ConfigError, InputError, KeyRefusedError, MachineError
+from potstill.infer.panel import Panel
 from potstill.records import Message
 from potstill.student.answers import StudentQuery
-from potstill.student.remote import RemoteStudent
+from potstill.student.remote import CONNECTIONS, RemoteStudent
 
 FORMS: dict[str, Any] = {
     "odd": {"id": "x", "object": "chat.completion", "choices": []},
@@ -32,12 +34,16 @@ class Plain(ThreadingHTTPServer):
     """A server of OpenAI's shape that knows no role's prompt; it echoes, and answers as the last turn tells it."""
 
     daemon_threads = True
+    request_queue_size = 64
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
         self.seen: list[tuple[dict[str, str], dict[str, Any]]] = []
         self.together = threading.Barrier(2)
+        self.under_way: set[int] = set()
+        self.most = 0
+        self.full = threading.Event()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def handle_error(self, *_: Any) -> None:
@@ -54,7 +60,14 @@ class _Handler(BaseHTTPRequestHandler):
         said = body["messages"][-1]["content"]
         if said == "together":
             self.server.together.wait(20)
+        if said == "slow":
+            self.server.under_way.add(threading.get_ident())
+            self.server.most = max(self.server.most, len(self.server.under_way))
+            time.sleep(0.1)
+            self.server.under_way.discard(threading.get_ident())
         if said == "hang":
+            if len(self.server.seen) == CONNECTIONS:
+                self.server.full.set()
             time.sleep(3)
         status, _, rest = said.partition(" ")
         if status.isdecimal() and not (rest == "once" and len(self.server.seen) > 1):
@@ -147,6 +160,31 @@ def test_roles_are_asked_at_once(plain: Plain) -> None:
     student = RemoteStudent(plain.url, SYSTEMS, None, 30)
     pieces = list(student.stream([ask("together"), ask("together", "hardware-expert")]))
     assert [piece.answer.role for piece in pieces if piece.answer] == ["cost-analyst", "hardware-expert"]
+
+
+async def test_questions_are_asked_at_once_within_a_limit(plain: Plain) -> None:
+    """Two questions of a panel meet at the server; of forty in two roles no more are under way than there are connections."""
+    student = RemoteStudent(plain.url, SYSTEMS, None, 60)
+    one, both = Panel(student, ("cost-analyst",), 5), Panel(student, student.roles, 5)
+    met = await asyncio.gather(*(one.ask([Message(role="user", content="together")]) for _ in range(2)))
+    assert [answer.text for (answer,) in met] == ["together", "together"]
+    answers = await asyncio.gather(*(both.ask([Message(role="user", content="slow")]) for _ in range(40)))
+    await student.close()
+    assert [tuple(answer.role for answer in found) for found in answers] == [student.roles] * 40
+    assert 2 < plain.most <= CONNECTIONS
+
+
+async def test_a_question_that_is_given_up_leaves_the_server(plain: Plain) -> None:
+    """A cancelled question gives its connection back at once, whatever the server still does."""
+    student = RemoteStudent(plain.url, SYSTEMS, None, 60)
+    asked = asyncio.create_task(student.ask([ask("hang")] * (CONNECTIONS + 1)))
+    await asyncio.to_thread(plain.full.wait, 20)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    (answer,) = await student.ask([ask("hello")])
+    await student.close()
+    assert (answer.text, len(plain.seen)) == ("hello", CONNECTIONS + 1)
 
 
 def test_a_busy_server_is_asked_again(plain: Plain) -> None:

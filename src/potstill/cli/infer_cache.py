@@ -1,4 +1,4 @@
-"""What `potstill infer` does to its cache beside answering: statistics, calibration, feedback, dropping, taking it along."""
+"""What `potstill infer` does with its cache and traces beside answering: statistics, feedback, dropping, export, replay."""
 
 from __future__ import annotations
 
@@ -6,25 +6,17 @@ import asyncio
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from potstill.cli.infer_calibrate import in_short
 from potstill.cli.session import Session, quiet_libraries
 from potstill.errors import InputError, UsageError
-from potstill.prompts import load_roles
 from potstill.records import Trace
 from potstill.workspace import StudentFiles
 
 if TYPE_CHECKING:
-    from potstill.infer.calibration import Calibration
     from potstill.infer.replay import Outcome
     from potstill.infer.store import EntryStore
-
-FROM_CACHE = "cache"
-"""In place of a file of pairs: the verdicts that shadow mode, audits and feedback have left in the cache."""
-
-
-PROGRESS = 256 * 20
-"""Questions encoded between two lines of progress."""
 
 
 def stats(session: Session) -> None:
@@ -57,41 +49,9 @@ def stats(session: Session) -> None:
         "namespaces": [vars(row) for row in found],
         "audits": [vars(row) for row in checked],
         "escalated": looked.model_dump(mode="json"),
-        "calibration": _short(calibration) if calibration else None,
+        "calibration": in_short(calibration) if calibration else None,
     }
     session.show(document, "\n".join(lines if found else ["the cache is empty", *lines]))
-
-
-def calibrate(session: Session, source: str) -> None:
-    """Set the semantic layer's rule from labelled pairs."""
-    from potstill.infer.calibrating import calibration_files, run_calibration
-    from potstill.infer.pairs import Pair, read_pairs
-
-    cache = session.config.cache
-    if source == FROM_CACHE:
-        with _open(session) as store:
-            judged = store.judged()
-        pairs = tuple(Pair(found.question, found.cached, found.fits) for found in judged)
-        if not pairs:
-            message = "the cache holds no verdicts yet"
-            raise InputError(message, hint="gather some with cache.shadow: true, or give a file of pairs")
-    else:
-        pairs = read_pairs(Path(source))
-    if session.dry_run:
-        session.show_plan({"pairs": len(pairs)}, f"would calibrate {cache.encoder} on {len(pairs)} pairs")
-        return
-    files = calibration_files(cache, session.workspace)
-
-    def progress(done: int, of: int) -> None:
-        if done == of or done % PROGRESS == 0:
-            session.say(f"encoded {done} of {of} questions")
-
-    found = run_calibration(cache, session.workspace, pairs, source, progress)
-    if cache.threshold is not None:
-        session.say(
-            f"note: cache.threshold {cache.threshold:g} is set and wins over this; unset it to use the calibration"
-        )
-    session.show({"calibration": _short(found), "files": [str(files.json), str(files.png)]}, _told(found, files.png))
 
 
 def forget(session: Session, identity: str) -> None:
@@ -202,8 +162,10 @@ def _rehearsed(session: Session, traces: list[Trace], folder: Path) -> Outcome:
     from potstill.infer.decide import policy
     from potstill.infer.panel import Panel, read_verdict
     from potstill.infer.rehearsal import Candidate, geminis_answers, rehearse
+    from potstill.infer.settings import chosen_roles
     from potstill.student.familiar import read_known
     from potstill.student.local import load_student
+    from potstill.student.manifest import read_manifest
 
     files = StudentFiles(folder)
     verdict = read_verdict(files)
@@ -214,11 +176,8 @@ def _rehearsed(session: Session, traces: list[Trace], folder: Path) -> Outcome:
     decided = policy(config.infer.decide, verdict.router)
     quiet_libraries(session)
     student = load_student(files, config.student)
-    roles = tuple(role.name for role in load_roles(config.infer.roles, config.language)) or student.roles
-    if unknown := sorted(set(roles) - set(student.roles)):
-        message = f"infer.roles: student {student.name!r} was not trained on {', '.join(unknown)}"
-        raise UsageError(message, hint=f"it knows {', '.join(student.roles)}")
-    panel = Panel(student, roles, config.infer.max_new_tokens)
+    roles = chosen_roles(config, student, read_manifest(files).roles)
+    panel = Panel(student, [role.name for role in roles], config.infer.max_new_tokens)
     reader = open_encoder(config.cache, session.workspace) if decided.familiar else None
     geminis: dict[str, str] = {}
     if (store := _store(session)) is not None:
@@ -254,21 +213,6 @@ def _trace(session: Session, identity: str) -> Trace | None:
                     return Trace.model_validate_json(line)
     message = f"no trace has the id {identity!r}"
     raise InputError(message, hint="the id stands at the end of the line after an answer")
-
-
-def _short(found: Calibration) -> dict[str, Any]:
-    """A calibration without its verifier's numbers."""
-    return found.model_dump(mode="json", exclude={"verifier"})
-
-
-def _told(found: Calibration, drawing: Path) -> str:
-    """A calibration for a reader: the rule, and how it does on pairs that took no part."""
-    pairs = ", ".join(f"{count} {name}" for name, count in found.pairs.items())
-    lines = [found.reason, "", f"pairs: {pairs}; {found.same_share:.0%} have one answer", ""]
-    lines.append(f"{'served':>8} {'wrong':>7} {'of served':>10}  on {found.pairs['heldout']} held-out pairs")
-    lines += [f"{row.served:>8} {row.wrong:>7} {f'{row.wrong_rate:.1%}':>10}  {row.rule}" for row in found.held_out]
-    lines += ["", f"drawn in {drawing}", "The bound holds for questions that resemble these pairs, and for no others."]
-    return "\n".join(lines)
 
 
 def exclusive(given: dict[str, object]) -> None:

@@ -1,4 +1,4 @@
-"""An answer on a terminal, while it is being written."""
+"""An answer on a terminal, while it is being written, and the way that it took."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from potstill.cli.session import Session
+from potstill.records import Trace
 
 
 class Screen:
@@ -41,3 +42,14 @@ class Screen:
         self._said += piece
         sys.stdout.write(piece)
         sys.stdout.flush()
+
+
+def tell(session: Session, trace: Trace, *, whole: bool) -> None:
+    """The way of one answer on standard error: a line, or the whole trace."""
+    from potstill.infer.batch import beside_gemini
+
+    if whole:
+        session.say(trace.to_line().rstrip("\n"))
+        return
+    cost = beside_gemini(trace.cost_usd, trace.baseline_usd)
+    session.say(f"{trace.route}: {trace.reason}; {cost}; {trace.latency_s:.2f} s; id {trace.id}")

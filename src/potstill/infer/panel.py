@@ -1,4 +1,4 @@
-"""All roles of the student in one batch, and questions that arrive meanwhile in the next one."""
+"""All roles of the student in one batch, and questions that arrive meanwhile in the next one; to a server, all at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from potstill.errors import MachineError
 from potstill.records import Message, Verdict, from_json
-from potstill.student.answers import Piece, Student, StudentAnswer, StudentQuery
+from potstill.student.answers import Piece, Remote, Student, StudentAnswer, StudentQuery
 from potstill.workspace import StudentFiles, read_text
 
 MAX_BATCH = 32
@@ -17,7 +17,7 @@ MAX_BATCH = 32
 
 
 class Panel:
-    """Asks several roles of a student at once; one batch runs at a time, in a thread."""
+    """Asks several roles of a student at once: here one batch runs at a time, in a thread; a remote one gets each at once."""
 
     def __init__(self, student: Student, roles: Sequence[str], max_new_tokens: int) -> None:
         self.student = student
@@ -32,6 +32,8 @@ class Panel:
             StudentQuery(role=role, messages=tuple(messages), max_new_tokens=self._max_new_tokens)
             for role in self.roles
         ]
+        if isinstance(self.student, Remote):
+            return await self.student.ask(queries)
         future: asyncio.Future[list[StudentAnswer]] = asyncio.get_running_loop().create_future()
         self._waiting.append((queries, future))
         if self._runner is None or self._runner.done():

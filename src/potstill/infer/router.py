@@ -30,7 +30,7 @@ from potstill.infer.watching import Watch
 from potstill.infer.work import Outcome, RouterAnswer, Work
 from potstill.pricing.tokens import estimate_tokens
 from potstill.records import Message, Trace, Usage, Usd
-from potstill.student.answers import Student
+from potstill.student.answers import Remote, Student
 from potstill.teacher.calls import Asks
 from potstill.workspace import Workspace
 
@@ -238,6 +238,8 @@ async def open_router(
     workspace.create()
     panel = None if student is None else Panel(student, settings.asked, config.infer.max_new_tokens)
     async with AsyncExitStack() as stack:
+        if isinstance(student, Remote):
+            stack.push_async_callback(student.close)
         cache = open_cache(config.cache, workspace, secrets.qdrant_key)
         stack.callback(cache.close)
         cache.store.drop_expired(time.time())

@@ -123,20 +123,21 @@ def _calibrated(max_wrong_rate: float, calibration: Calibration, judged: Sequenc
 def judge_neighbours(question: str, neighbours: Sequence[Candidate], rule: Rule) -> Hit | Miss:
     """Choose among cached questions, nearest first: the nearest that scores enough and that no guard speaks against."""
     nearest: tuple[int, float] | None = None
-    reasons = []
+    reason = ""
     for place, found in enumerate(neighbours):
         score = rule.score(question, found.question, found.cosine, found.crossed)
+        if nearest is not None and score < rule.threshold:
+            continue
         against = veto(question, found.question)
         if nearest is None and against is None:
             nearest = (place, score)
         if score < rule.threshold:
-            reasons.append(f"nearest cached question at {rule.signal} {score:.3f} < {rule.threshold:.3g} ({rule.says})")
+            why = f"nearest cached question at {rule.signal} {score:.3f} < {rule.threshold:.3g} ({rule.says})"
         elif against is not None:
-            reasons.append(f"{rule.signal} {score:.3f}, but {against}")
+            why = f"{rule.signal} {score:.3f}, but {against}"
         elif score <= found.floor:
-            reasons.append(f"{rule.signal} {score:.3f}, but as near a question was answered wrongly before")
+            why = f"{rule.signal} {score:.3f}, but as near a question was answered wrongly before"
         else:
             return Hit(place, score, f"{rule.signal} {score:.3f} >= {rule.threshold:.3g} ({rule.says})")
-    if nearest is None:
-        return Miss("; ".join(reasons[:1]) or "no cached question near it")
-    return Miss(reasons[0], *nearest)
+        reason = reason or why
+    return Miss(reason or "no cached question near it", *(nearest or ()))

@@ -56,7 +56,7 @@ def make_settings(config: Config, workspace: Workspace, student: Student | None)
     """Resolve a config; raises UsageError, InputError or UnknownModelError where roles, student or prices are wrong."""
     files = workspace.student(config.distill.name)
     trained = read_manifest(files).roles if student is not None and files.manifest.is_file() else ()
-    roles = _roles(config, student, trained)
+    roles = chosen_roles(config, student, trained)
     verdict = read_verdict(files) if student is not None else None
     decided = policy(config.infer.decide, verdict.router if verdict else None)
     templates = {name: load_template(name, config.language) for name in SCHEMAS}
@@ -83,18 +83,25 @@ def make_settings(config: Config, workspace: Workspace, student: Student | None)
     return Settings(config, decided, roles, scope, templates, book, files.questions, calibration)
 
 
-def _roles(config: Config, student: Student | None, trained: Sequence[StudentRole]) -> tuple[Role, ...]:
-    """The personas behind the answers: `infer.roles`, else the student's, else the first one of `generate.roles`.
+def named_roles(config: Config, names: Sequence[str], trained: Sequence[StudentRole]) -> tuple[Role, ...]:
+    """The personas of these names: the role in `generate.roles`, before one that the student was trained on, before a shipped one.
 
-    A name means the role of that name in `generate.roles`, before one that the student was trained on, before a shipped one.
+    Raises InputError for a name of which neither is known.
     """
     known = {role.name: role for role in load_roles(config.generate.roles, config.language)}
-    if student is None and not config.infer.roles:
-        return tuple(known.values())[:1]
-    names = config.infer.roles or (student.roles if student else ())
     for role in trained:
         known.setdefault(role.name, Role(name=role.name, language=config.language, system=role.system))
-    roles = tuple(known.get(name) or load_roles([name], config.language)[0] for name in names)
+    return tuple(known.get(name) or load_roles([name], config.language)[0] for name in names)
+
+
+def chosen_roles(config: Config, student: Student | None, trained: Sequence[StudentRole]) -> tuple[Role, ...]:
+    """The personas behind the answers: `infer.roles`, else the student's, else the first one of `generate.roles`.
+
+    Raises UsageError where the student was not trained on one of them; InputError as `named_roles` does.
+    """
+    if student is None and not config.infer.roles:
+        return load_roles(config.generate.roles, config.language)[:1]
+    roles = named_roles(config, config.infer.roles or (student.roles if student else ()), trained)
     if student is not None and (missing := [role.name for role in roles if role.name not in student.roles]):
         message = f"infer.roles: student {student.name!r} was not trained on {', '.join(missing)}"
         raise UsageError(message, hint=f"it knows {', '.join(student.roles)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import Field
 
@@ -94,6 +94,17 @@ class Student(Protocol):
 
     def stream(self, queries: Sequence[StudentQuery]) -> Iterator[Piece]:
         """Answer like `answer`, piece by piece; closing the iterator stops the work."""
+
+
+@runtime_checkable
+class Remote(Protocol):
+    """A student behind a server, which makes its own batches: queries go to it as they come."""
+
+    async def ask(self, queries: Sequence[StudentQuery]) -> list[StudentAnswer]:
+        """Answer all queries, in their order; those of other calls are under way at the same time."""
+
+    async def close(self) -> None:
+        """Let go of the connections."""
 
 
 class Prepared(Protocol):

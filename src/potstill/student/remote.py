@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,7 +16,7 @@ from potstill.student.answers import Piece, StudentAnswer, StudentQuery
 SHAPE_HINT = "is infer.student_url an OpenAI-compatible server, and does it end in /v1?"
 KEY_HINT = "put the server's key into POTSTILL_STUDENT_API_KEY"
 CONNECTIONS = 32
-"""Requests in flight at once: a batch of the router."""
+"""Requests in flight at once, of all questions together."""
 BUSY = frozenset({429, 503})
 """What a server says that is there but full."""
 BUSY_WAIT_S = 1.0
@@ -26,7 +26,7 @@ LEAST_WAIT_S = 0.1
 
 
 class RemoteStudent:
-    """Implements `answers.Student` over the official openai client; a role is a model name of the server.
+    """Implements `answers.Student` and `answers.Remote` over the official openai client; a role is a model name of the server.
 
     Every request brings its role's system prompt from `systems`: vLLM knows none, and potstill's own server takes it
     in place of an equal one. `timeout_s` bounds an answer, the waits for a busy server included.
@@ -35,36 +35,70 @@ class RemoteStudent:
     def __init__(self, url: str, systems: Mapping[str, str], key: str | None, timeout_s: float) -> None:
         """Nothing is sent yet; raises ConfigError for a URL that is none, MachineError without the openai client."""
         _check(url)
-        try:
-            from openai import DefaultHttpxClient, OpenAI
-        except ImportError as error:
+        if find_spec("openai") is None:
             message = "infer.student_url needs the openai client"
-            raise MachineError(message, hint="pip install 'potstill[openai]'") from error
+            raise MachineError(message, hint="pip install 'potstill[openai]'")
         self.name = url
         self.roles = tuple(systems)
         self.fingerprint = content_id({"url": url, "systems": dict(systems)})
         self._systems = dict(systems)
+        self._key = key
         self._timeout_s = timeout_s
-        http = DefaultHttpxClient(follow_redirects=False)
-        weakref.finalize(self, http.close)
-        # An empty key would have the client look for OPENAI_API_KEY, which is the teacher's and must not leave here.
-        self._client = OpenAI(base_url=url, api_key=key or "none", max_retries=0, http_client=http)
+        self._opened: tuple[Any, asyncio.Semaphore] | None = None
 
     def answer(self, queries: Sequence[StudentQuery]) -> list[StudentAnswer]:
-        """Ask for all answers at once.
+        """Ask for all answers at once, from where no event loop runs; raises as `ask` does."""
 
-        Raises KeyRefusedError (401, 403), InputError (another refusal, an unknown role), or MachineError where the
-        server cannot be reached, fails, answers in another form, or takes longer than `timeout_s`.
+        async def once() -> list[StudentAnswer]:
+            try:
+                return await self.ask(queries)
+            finally:
+                await self.close()
+
+        return asyncio.run(once())
+
+    async def ask(self, queries: Sequence[StudentQuery]) -> list[StudentAnswer]:
+        """Ask for all answers at once; with those of other calls, at most CONNECTIONS requests are under way.
+
+        Where one fails, or the call is cancelled, the others are given up. Raises KeyRefusedError (401, 403), InputError
+        (another refusal, an unknown role), or MachineError where the server cannot be reached, fails, answers in another
+        form, or takes longer than `timeout_s`.
         """
-        with ThreadPoolExecutor(max_workers=max(1, min(CONNECTIONS, len(queries)))) as pool:
-            return list(pool.map(self._one, queries))
+        tasks = [asyncio.create_task(self._one(query)) for query in queries]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def close(self) -> None:
+        """Let go of the connections; the next question opens new ones."""
+        if self._opened is not None:
+            client, self._opened = self._opened[0], None
+            await client.close()
 
     def stream(self, queries: Sequence[StudentQuery]) -> Iterator[Piece]:
         """Give each answer as one piece."""
         for index, answer in enumerate(self.answer(queries)):
             yield Piece(index=index, text=answer.text, answer=answer)
 
-    def _one(self, query: StudentQuery) -> StudentAnswer:
+    def _connected(self) -> tuple[Any, asyncio.Semaphore]:
+        """The client of this event loop, and its places."""
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+        if self._opened is None:
+            http = DefaultAsyncHttpxClient(follow_redirects=False)
+            # An empty key would have the client look for OPENAI_API_KEY, which is the teacher's and must not leave here.
+            client = AsyncOpenAI(base_url=self.name, api_key=self._key or "none", max_retries=0, http_client=http)
+            self._opened = (client, asyncio.Semaphore(CONNECTIONS))
+        return self._opened
+
+    async def _one(self, query: StudentQuery) -> StudentAnswer:
+        client, places = self._connected()
+        async with places:
+            return await self._answered(client, query)
+
+    async def _answered(self, client: Any, query: StudentQuery) -> StudentAnswer:
         from openai import APIError, APIStatusError
 
         body = self._body(query)
@@ -72,7 +106,7 @@ class RemoteStudent:
         least = LEAST_WAIT_S
         while True:
             try:
-                reply = self._client.chat.completions.create(**body, timeout=deadline - time.monotonic())
+                reply = await client.chat.completions.create(**body, timeout=deadline - time.monotonic())
                 return _read(query.role, reply)
             except APIError as error:
                 busy = _busy_s(error) if isinstance(error, APIStatusError) else None
@@ -82,7 +116,7 @@ class RemoteStudent:
             except (AttributeError, LookupError, TypeError, ValueError) as error:  # the client checks no reply's form
                 message = f"what {self.name} answered as {query.role!r} is no chat completion"
                 raise MachineError(message, hint=SHAPE_HINT) from error
-            time.sleep(wait)
+            await asyncio.sleep(wait)
             least *= 2
 
     def _body(self, query: StudentQuery) -> dict[str, Any]:
