@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -274,7 +274,8 @@ class LineFile:
 
     def discard(self) -> None:
         """Leave what stood there before; nothing to do after `publish`."""
-        self._file.close()
+        with suppress(OSError):  # a full disk, which whoever wrote has heard of
+            self._file.close()
         self._temporary.unlink(missing_ok=True)
 
 

@@ -1,13 +1,15 @@
-"""What happens on a bug: exit code 1, a traceback for the report, no secret in it; a missing package is none."""
+"""What happens on a bug: exit code 1, a traceback for the report, no secret in it; a missing package or a full disk is none."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests.conftest import COMMAND, Run
 
 BUG = """
 import sys
@@ -30,6 +32,26 @@ def test_a_bug_ends_in_1_without_the_key() -> None:
     assert "RuntimeError: boom" in result.stderr
     assert "[redacted]" in result.stderr
     assert "sk-very-secret" not in result.stdout + result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_ends_in_7(tmp_path: Path) -> None:
+    """What cannot be written is the machine's fault: no traceback."""
+    with Path("/dev/full").open("w") as full:
+        command = [str(COMMAND), "cost", "prices"]
+        result = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert result.returncode == 7
+    assert result.stderr.startswith("potstill: No space left on device")
+    assert "Traceback" not in result.stderr
+
+
+def test_a_misused_command_line_is_a_document_too(potstill: Run) -> None:
+    """With --json a wrong option is told as JSON on standard output as well; one before the command gets advice."""
+    result = potstill("generate", "--plann", "--json")
+    assert result.returncode == json.loads(result.stdout)["exit_code"] == 2
+    early = potstill("-c", "potstill.yaml", "generate")
+    assert early.returncode == 2
+    assert "behind the command" in early.stderr
 
 
 WITHOUT_THE_EXTRA = """

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 
 import pytest
-from tests.conftest import Run
+from typer.testing import CliRunner
+
+from potstill.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 READMES = ("README.md", "README.zh-TW.md")
@@ -48,20 +51,23 @@ def test_readmes_show_the_same_commands() -> None:
     assert first == second
 
 
+@cache
+def help_of(name: tuple[str, ...]) -> str:
+    """A command's help."""
+    result = CliRunner().invoke(app, [*name, "--help"])
+    assert result.exit_code == 0, f"no command {name}"
+    return result.stdout
+
+
 @pytest.mark.parametrize("page", PAGES)
-def test_options_shown_exist(page: str, potstill: Run) -> None:
+def test_options_shown_exist(page: str) -> None:
     """Every option that a page gives to a command stands in that command's help."""
-    helps: dict[tuple[str, ...], str] = {}
     for words in commands(page):
         name = tuple(words[:2]) if words[:1] == ["cost"] else tuple(words[:1])
         if not name or name[0].startswith("-"):
             continue
-        if name not in helps:
-            result = potstill(*name, "--help")
-            assert result.returncode == 0, f"{page}: no command {name}"
-            helps[name] = result.stdout
         options = [word.split("=")[0] for word in words[1:] if re.fullmatch(r"--?[a-z][a-z-]*(=.*)?", word)]
-        missing = [option for option in options if not re.search(rf"(?<![\w-]){option}(?![\w-])", helps[name])]
+        missing = [option for option in options if not re.search(rf"(?<![\w-]){option}(?![\w-])", help_of(name))]
         assert not missing, f"{page}: {' '.join(words)}: {missing}"
 
 

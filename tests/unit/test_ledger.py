@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from potstill.errors import BudgetError, InputError, QuotaError
+from potstill.errors import BudgetError, InputError, MachineError, QuotaError
 from potstill.ledger import (
     Admitted,
     Cap,
@@ -249,6 +249,12 @@ def test_a_torn_journal_repairs_itself(tmp_path: Path) -> None:
     assert len(counts) > 3
 
 
+def test_a_place_where_no_file_can_be_made_is_the_machines_fault() -> None:
+    """A folder that takes no file, as a read-only one, ends in 7, and is not said to be a broken ledger."""
+    with pytest.raises(MachineError, match="cannot be opened"):
+        Ledger.open(Path("/proc/self/ledger.sqlite3"))
+
+
 def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
     """Garbage, another program's database and a newer ledger are errors that name the file, and stay untouched."""
     (tmp_path / "garbage").write_bytes(b"SQLite format 3\x00" + b"x" * 4000)
@@ -266,7 +272,7 @@ STEPS = st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(1, 4), FATE
 """Which process sends, whether it is a mark of the judge, its worst case in cents, and what becomes of it."""
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(steps=STEPS, most=st.integers(1, 9))
 def test_a_cap_of_one_command_holds_over_processes_and_restarts(
     steps: list[tuple[bool, bool, int, str]], most: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import traceback
@@ -19,9 +20,11 @@ from potstill.cli.infer import infer
 from potstill.cli.init import init
 from potstill.cli.serve_local import serve_local
 from potstill.config import read_secrets
-from potstill.errors import MachineError, PotstillError
+from potstill.errors import MachineError, PotstillError, UsageError
 
 INTERRUPTED = 130
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
+"""What a disk says that is full, or closed to us: wherever it comes up, no bug of ours."""
 
 app = typer.Typer(
     name="potstill",
@@ -73,12 +76,29 @@ def main() -> None:
     except SystemExit:  # what typer makes of a reader that goes away (`potstill ... | head`): no error of ours
         code = 0
     except typer.TyperException as error:  # a usage error of the command line itself
-        typer.echo(f"potstill: {error.format_message()}", err=True)
-        code = 2
+        code = _misused(error.format_message(), as_json=as_json)
     except Exception as error:  # noqa: BLE001  the one broad net: a bug keeps its traceback, without secrets
-        missing = _missing_package(error)
-        code = _bug() if missing is None else _report(missing, as_json=as_json, verbose=verbose)
+        lacking = _disk(error) or _missing_package(error)
+        code = _bug() if lacking is None else _report(lacking, as_json=as_json, verbose=verbose)
     sys.exit(code or 0)
+
+
+def _misused(message: str, *, as_json: bool) -> int:
+    """What the command line itself does not understand; the bare command shows its help."""
+    if message.startswith("Usage:"):
+        sys.stderr.write(f"{message}\n")
+        return UsageError.exit_code
+    early = (
+        "options stand behind the command, e.g. `potstill generate -c FILE`" if sys.argv[1].startswith("-") else None
+    )
+    return _report(UsageError(message, hint=early), as_json=as_json, verbose=False)
+
+
+def _disk(error: Exception) -> MachineError | None:
+    if not isinstance(error, OSError) or error.errno not in DISK:
+        return None
+    message = ": ".join((*filter(None, [error.filename]), error.strerror or "no room"))
+    return MachineError(message, hint="is the disk full, or the folder read-only?")
 
 
 def _missing_package(error: Exception) -> MachineError | None:

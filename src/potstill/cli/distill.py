@@ -37,7 +37,7 @@ def distill(
         bool, typer.Option("--export", help="Also merge it for transformers, Ollama, llama.cpp.")
     ] = False,
 ) -> None:
-    """Train a student on the dataset and judge it on held-out questions. The same command again resumes."""
+    """Train a student on the dataset, and judge it. The same command again resumes."""
     if plan:
         from potstill.cli.distill_plan import show_plan
 

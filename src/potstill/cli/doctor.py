@@ -29,7 +29,7 @@ class Finding:
 
 @with_session()
 def doctor(session: Session) -> None:
-    """Say what this machine is, which stages can run here, and which students fit on its GPU."""
+    """Say what this machine can do: which stages run here. And which students fit on its GPU."""
     from potstill.student.machine import inspect_machine
 
     machine = inspect_machine(session.workspace.root)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -37,14 +37,14 @@ def emulator(  # noqa: PLR0913, PLR0917  (one option a setting)
     seed: Annotated[int, typer.Option(help="Draws faults and latencies differently.")] = 0,
     log: Annotated[str | None, typer.Option(help="File for the request log (JSON Lines).")] = None,
 ) -> None:
-    """Answer like Gemini, on this machine: same protocol, quotas, faults, batches and token counts."""
+    """Answer like Gemini, on this machine. Same protocol, quotas, faults, batches and token counts."""
     from pydantic import ValidationError
 
-    from potstill.teacher.emulator.settings import EmulatorSettings
+    from potstill.teacher.emulator.settings import EmulatorSettings, Fault
 
     given: dict[str, Any] = {"faq": faq, "host": host, "port": port, "latency_s": latency_s, "minute_s": minute_s}
     given |= {"latency_spread": latency_spread, "day_s": day_s, "stall_s": stall_s, "tier": tier, "seed": seed}
-    given |= {"log": log, "keys": tuple(key or ()), "faults": _pairs(fault, "--fault")}
+    given |= {"log": log, "keys": tuple(key or ()), "faults": _pairs(fault, "--fault", get_args(Fault))}
     given |= {**_pairs(quota, "--quota", QUOTAS), **_pairs(length, "--length", LENGTHS)}
     given |= {f"batch_{name}": value for name, value in _pairs(batch, "--batch", BATCH).items()}
     try:

@@ -77,7 +77,7 @@ def infer(  # noqa: PLR0913  (each is a flag)
         ),
     ] = None,
 ) -> None:
-    """Answer through cache, then student, then Gemini: each answer at the lowest cost."""
+    """Answer through cache, student and Gemini, at the lowest cost."""
     from potstill.cli import infer_cache as cache
     from potstill.cli import infer_calibrate as rule
 

@@ -76,7 +76,7 @@ def init(
         bool, typer.Option("--ci", help="Only the CI job (GitHub Actions), for a project that exists.")
     ] = False,
 ) -> None:
-    """Make a project folder: config with every key, roles, prompts, editor schema and a CI job."""
+    """Make a project folder. In it: config with every key, roles, prompts, editor schema and a CI job."""
     files = {CI_NAME: CI_JOB} if ci else project_files()
     taken = [name for name in files if (folder / name).exists()]
     if taken:

@@ -24,7 +24,7 @@ def serve_local(
         bool, typer.Option("--print-command", help="With another engine: show the lines that start it, and end.")
     ] = False,
 ) -> None:
-    """Serve the student as an OpenAI-compatible HTTP API: one model a role, `all`, and `hybrid` for the router."""
+    """Serve the student as an OpenAI-compatible HTTP API. One model a role, `all`, and `hybrid` for the router."""
     from potstill.serve.server import check_exposure, listen
 
     serve, secrets = session.config.serve, session.secrets

@@ -78,7 +78,7 @@ def _save(commit: str, path: str, folder: Path) -> Path | None:
 def _commit(revision: str) -> str:
     done = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if done.returncode:
-        message = f"there is no revision {revision!r} here"
+        message = f"there is no file and no revision {revision!r} here"
         raise InputError(message, hint="in a CI job, check out with fetch-depth: 0")
     return done.stdout.decode().strip()
 

@@ -6,11 +6,12 @@ import sqlite3
 import time
 from pathlib import Path
 
-from potstill.errors import InputError
+from potstill.errors import InputError, MachineError, PotstillError
 
 APPLICATION_ID = 0x506F7473  # "Pots"
 SCHEMA_VERSION = 3
 BUSY_S = 30.0
+DISK = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY}
 
 ATTEMPTS = """
 CREATE TABLE attempts (
@@ -104,8 +105,11 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute("COMMIT")
 
 
-def unreadable(path: Path, error: sqlite3.Error) -> InputError:
-    """What SQLite said about a file that is no ledger."""
+def unreadable(path: Path, error: sqlite3.Error) -> PotstillError:
+    """What SQLite said about a file that is no ledger, or about a disk that does not let it work."""
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in DISK:
+        message = f"the ledger {path} cannot be opened: {error}"
+        return MachineError(message, hint="is the folder read-only, or the disk full?")
     return InputError(f"{path} is not a readable ledger: {error}", hint="restore it, or choose another -w/--workspace")
 
 

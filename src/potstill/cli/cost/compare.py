@@ -49,7 +49,7 @@ def compare(  # noqa: PLR0913, PLR0917  (one option an assumption)
     markdown: Annotated[bool, typer.Option("--markdown", help="Markdown tables.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values.")] = False,
 ) -> None:
-    """Gemini free, Gemini paid, hybrid and local, or your own scenarios: initial cost, a query, a day, a month."""
+    """Compare Gemini, a student, and both. Or your own scenarios: initial cost, a query, a day, a month."""
     from potstill.cost.compare import compare as run_compare
     from potstill.cost.compare import mix_of
     from potstill.cost.report import report as run_report

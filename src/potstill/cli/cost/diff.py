@@ -36,7 +36,7 @@ def diff(  # noqa: PLR0913, PLR0917  (one option a figure)
     markdown: Annotated[bool, typer.Option("--markdown", help="Markdown, for a CI comment.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values.")] = False,
 ) -> None:
-    """Estimate two configs, or two git revisions of one with the prompts of each, and show what changes."""
+    """Show what a change of the config costs. Between two files, or git revisions of one with the prompts of each."""
     from potstill.cost.diff import difference
     from potstill.cost.estimate import Assumptions
     from potstill.cost.whole import Options

@@ -36,7 +36,7 @@ def forecast(  # noqa: PLR0913, PLR0917  (one option a figure)
     markdown: Annotated[bool, typer.Option("--markdown", help="A Markdown table.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values.")] = False,
 ) -> None:
-    """Project the month from the ledger's recent days, for this workspace or for every project of a budget file."""
+    """Project the month from the ledger's recent days. For this workspace or for every project of a budget file."""
     form = form_of(markdown=markdown, as_csv=as_csv, as_json=session.as_json)
     if budgets and (monthly or alert):
         message = "--budgets has its own thresholds: leave out --monthly and --alert"

@@ -34,7 +34,7 @@ def prices(  # noqa: PLR0913, PLR0917  (one option a filter)
     markdown: Annotated[bool, typer.Option("--markdown", help="Markdown tables.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values.")] = False,
 ) -> None:
-    """The price book: dollars per million tokens, with days, tiers and sources; and what changes in the next 60 days."""
+    """Show the price book. Dollars per million tokens, with days, tiers and sources; and what changes in the next 60 days."""
     from potstill.pricing.book import load_prices
     from potstill.pricing.changes import AHEAD, age_warning, changes
     from potstill.pricing.compute import load_compute

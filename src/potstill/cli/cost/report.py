@@ -35,7 +35,7 @@ def report(  # noqa: PLR0913, PLR0917  (one option a filter)
     markdown: Annotated[bool, typer.Option("--markdown", help="Markdown tables.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values.")] = False,
 ) -> None:
-    """Add up the ledger: by day, command, role, model and service, and what the router saved."""
+    """Add up the ledger, and what the router saved. By day, command, role, model and service."""
     from potstill.cost.report import GROUPS
     from potstill.cost.report import report as run_report
 

@@ -99,6 +99,10 @@ def load_faq(name: str) -> Faq:
     path = Path(name)
     if not path.is_file():
         path = shipped("prompts") / "faq" / f"{Path(name).name.removesuffix('.yaml')}.yaml"
+    if not path.is_file():
+        message = f"FAQ file not found: {name}"
+        names = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
+        raise InputError(message, hint=f"a file, or one of the shipped: {names}")
     data = from_data(_File, read_yaml(path, "FAQ file"), path)
     missing = [item.id for item in data.items if "default" not in item.answers]
     if missing:
