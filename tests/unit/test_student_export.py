@@ -10,11 +10,19 @@ from typing import Any
 
 import pytest
 import torch
+from gguf import GGUFReader, TokenType
 from safetensors.torch import load_file
 from tests.unit.test_template import TEMPLATES, chat, make_tokenizer
 from tests.unit.test_verdict import sample
 from tokenizers import Regex, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GemmaTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from potstill.config import StudentConfig
 from potstill.distill.export import export
@@ -34,21 +42,70 @@ ROPE = {
 LLAMA_3, QWEN_2 = (next(rule for rule, name in SPLITS.items() if name == wanted) for wanted in ("llama-bpe", "qwen2"))
 
 
+SENTENCEPIECE = "sentencepiece"
+PIECES = (
+    "he",
+    "at",
+    "an",
+    "in",
+    "heat",
+    "\u2581w",
+    "hy",
+    "\u2581why",
+    "\u2581he",
+    "\u2581heat",
+    "us",
+    "use",
+    "ca",
+    "cause",
+    "be",
+    "because",
+)
+GEMMA_3 = {
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        "full_attention": {"rope_type": "default", "rope_theta": 1e6},
+    },
+    "num_hidden_layers": 6, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 8,
+}  # fmt: skip
+
+
+def sentencepiece_like(missing: int = 0) -> PreTrainedTokenizerFast:
+    """A tokenizer of Gemma 3's kind: bytes for what is unknown, and as merges all pairs that make a piece, or all but some."""
+    control = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
+    letters = sorted(set("".join(PIECES)) | set("abcdefghijklmnopqrstuvwxyz.?\n"))
+    words = [*control, *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581\u2581", *letters, *PIECES]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    merges = [
+        (piece[:place], piece[place:])
+        for piece in PIECES
+        for place in range(1, len(piece))
+        if piece[:place] in vocabulary and piece[place:] in vocabulary
+    ]
+    made = GemmaTokenizer(vocabulary, merges[missing:], mask_token=None)
+    made.add_special_tokens({"additional_special_tokens": control[4:]})
+    made.add_tokens(["\u2581\u2581"])
+    made.chat_template = make_tokenizer("gemma3").chat_template
+    return made
+
+
 def make_student(folder: Path, family: str, template: str, cut: str, **shape: Any) -> StudentFiles:
     """A student on a two-layer 16-bit base, its adapter with random weights; `cut` is how its tokenizer cuts text."""
     import transformers
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
-    tokenizer = make_tokenizer(template)
-    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    rule = pre_tokenizers.Split(Regex(cut), "isolated")
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([rule, level])
+    tokenizer = sentencepiece_like() if cut == SENTENCEPIECE else make_tokenizer(template)
+    if cut != SENTENCEPIECE:
+        level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        rule = pre_tokenizers.Split(Regex(cut), "isolated")
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([rule, level])
     tokenizer.save_pretrained(folder / "base")
-    config = getattr(transformers, f"{family}Config")(
-        vocab_size=len(tokenizer) + 6, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, initializer_range=0.1, **shape,
-    )  # fmt: skip
+    sizes = {
+        "vocab_size": len(tokenizer) + 6, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048, "initializer_range": 0.1,
+    }  # fmt: skip
+    config = getattr(transformers, f"{family}Config")(**{**sizes, **shape})
     model = getattr(transformers, f"{family.removesuffix('Text')}ForCausalLM")(config).half()
     model.save_pretrained(folder / "base")
     files = StudentFiles(folder / "students" / "s")
@@ -117,8 +174,54 @@ def test_gguf_of_a_qwen_base_says_what_the_adapter_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_gguf_of_a_gemma_base_says_what_the_adapter_says(tmp_path: Path) -> None:
+    """Gemma 3's text models: norms with their 1, the window, and scores by which pieces are joined as by the merges."""
+    found = export(make_student(tmp_path, "Gemma3Text", "gemma3", SENTENCEPIECE, **GEMMA_3), CPU, [sample()])[0]
+    assert found.gguf is not None
+    assert found.gguf_agreement is not None
+    assert found.gguf_agreement.same_token == 1.0
+    assert found.gguf_agreement.largest_logit_difference < 0.02
+    written = GGUFReader(found.gguf)
+    told = {name: field.contents() for name, field in written.fields.items()}
+    assert (told["general.architecture"], told["tokenizer.ggml.model"]) == ("gemma3", "llama")
+    assert told["gemma3.attention.sliding_window"] == 8
+    assert told["tokenizer.ggml.add_space_prefix"] is False
+    rows = zip(
+        told["tokenizer.ggml.tokens"], told["tokenizer.ggml.scores"], told["tokenizer.ggml.token_type"], strict=True
+    )
+    kinds = {token: (score, TokenType(kind)) for token, score, kind in rows}
+    assert [kinds[piece][0] for piece in PIECES] == sorted((kinds[piece][0] for piece in PIECES), reverse=True)
+    assert kinds["a"][0] < kinds[PIECES[-1]][0]
+    asked = ("<0x0A>", "  ", "<end_of_turn>", "he")
+    assert [kinds[token][1].name for token in asked] == ["BYTE", "USER_DEFINED", "CONTROL", "NORMAL"]
+    norm = next(tensor for tensor in written.tensors if tensor.name == "output_norm.weight")
+    merged = load_file(Path(found.folder) / "model.safetensors")["model.norm.weight"].float()
+    assert torch.equal(torch.tensor(norm.data), merged + 1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "missing", "reason"),
+    [
+        ({}, 0, None),
+        ({}, 1, "its kind of tokenizer"),
+        ({"num_hidden_layers": 5, "layer_types": ["full_attention"] * 5}, 0, "a Gemma 3 with layers of its own kind"),
+        ({"query_pre_attn_scalar": 16}, 0, "a Gemma 3 with attention or a head of its own kind"),
+        ({"rope_parameters": {**GEMMA_3["rope_parameters"], "sliding_attention": {"rope_type": "default", "rope_theta": 5.0}}},
+         0, "a Gemma 3 with a rope of its own kind"),
+    ],
+)  # fmt: skip
+def test_only_the_gemma_that_llama_cpp_knows_is_written(
+    changed: dict[str, Any], missing: int, reason: str | None
+) -> None:
+    """What llama.cpp takes for granted of Gemma 3 must be so, and every pair that makes a piece must be a merge."""
+    shape = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1}
+    model = Gemma3ForCausalLM(Gemma3TextConfig(**{**shape, **GEMMA_3, **changed}))
+    assert refusal(model, sentencepiece_like(missing)) == reason
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_what_is_no_gguf_here_gets_the_command(tmp_path: Path) -> None:
-    """Gemma 3 is merged for readers old and new, and llama.cpp's own command stands where its GGUF file would."""
+    """A Gemma 3 of another kind is merged for readers old and new, and llama.cpp's own command stands where its GGUF file would."""
     ropes = {
         "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
         "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
@@ -128,7 +231,7 @@ def test_what_is_no_gguf_here_gets_the_command(tmp_path: Path) -> None:
         tmp_path, "Gemma3Text", "gemma3", QWEN_2, rope_parameters=ropes, layer_types=layers, head_dim=8
     )
     found = export(files, CPU, [sample()])[0]
-    assert (found.gguf, found.gguf_reason) == (None, "a model of type gemma3_text")
+    assert (found.gguf, found.gguf_reason) == (None, "a Gemma 3 with layers of its own kind")
     assert found.folder in found.gguf_command
     assert Path(found.modelfiles["expert"]).read_text().startswith("FROM .\n")
     config = json.loads((Path(found.folder) / "config.json").read_text())
