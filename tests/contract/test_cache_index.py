@@ -276,6 +276,26 @@ def test_harmed_index_is_built_anew(tmp_path: Path, kind: str, harm: str) -> Non
     assert looked_up(workspace, kind, "How hot may a card run?") == ["c1:1"]
 
 
+def test_what_stands_in_for_an_index_gives_way_to_it(tmp_path: Path) -> None:
+    """A server whose index another process held takes it over after that is gone: it looks after 30 s, then 60, then 120."""
+    workspace = Workspace(tmp_path)
+    remember(workspace, "c1:1", "How hot may a card run?")
+    holder, server = (open_cache(CacheConfig(encoder="hashing"), workspace) for _ in range(2))
+    read = holder.encode("How hot may a card run?")
+    server.encode("x")
+    for cache, now in ((holder, 0), (server, 0), (server, 30), (server, 90)):
+        assert [near.entry.id for near in cache.near(read, "a", now).neighbours] == ["c1:1"]
+    holder.close()
+    remember(workspace, "c1:2", "How hot may a card run, at most?")
+    (folder,) = workspace.cache_index.iterdir()
+    assert len(server.near(read, "a", 209).neighbours) == 2
+    EdgeIndex(folder, HashingEncoder().dims).close()  # nobody holds it
+    assert len(server.near(read, "a", 210).neighbours) == 2
+    with pytest.raises(IndexBusyError):
+        EdgeIndex(folder, HashingEncoder().dims)
+    server.close()
+
+
 @pytest.mark.parametrize("kind", ["edge", "local"])
 def test_many_may_be_the_first_at_the_index(tmp_path: Path, kind: str) -> None:
     """Of processes that open a new index at the same moment one gets it, and the others search a copy in memory."""

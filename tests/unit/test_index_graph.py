@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from potstill.infer.edge import GRAPH_FILE, EdgeIndex, Graph
-from potstill.infer.graph import LOOK_EVERY, GrowingIndex, roomy
+from potstill.infer.graph import LOOK_EVERY, SEQ_FILE, GrowingIndex, roomy
 from potstill.infer.index import MemoryIndex, catch_up
-from potstill.infer.store import EntryStore, Fresh
+from potstill.infer.store import EntryStore, Fresh, packed
 
 DIMS, COUNT = 16, 400
 WAIT_S = 60
@@ -79,6 +81,33 @@ def test_graph_that_is_not_done_is_given_up(store: EntryStore, tmp_path: Path) -
     assert len(list((tmp_path / "index").iterdir())) == 2
     index.close()
     assert [path.name for path in (tmp_path / "index").iterdir()] == ["edge"]
+
+
+def test_a_build_ends_with_who_started_it(tmp_path: Path) -> None:
+    """When the process that wanted a graph is killed, its end of the pipe closes: nothing builds on, nothing is finished."""
+    database, folder = tmp_path / "entries.sqlite3", tmp_path / "edge"
+    with EntryStore(database) as store, store.exclusive() as connection:
+        rows = [(number, f"c1:{number}") for number in range(1, 20_001)]
+        connection.executemany(
+            "INSERT INTO entries (number, id, scope, namespace, question, answer, route, created)"
+            " VALUES (?, ?, 's', 'd', 'q', 'a', 't', 1.0)",
+            rows,
+        )
+        connection.executemany(
+            "INSERT INTO vectors VALUES (?, 'e', ?)", ((number, packed(vector(number))) for number, _ in rows)
+        )
+    command = [sys.executable, "-m", "potstill.infer.graph", str(database), str(folder), "e", str(DIMS)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        until = time.monotonic() + WAIT_S
+        while not folder.is_dir() and time.monotonic() < until:
+            time.sleep(0.01)
+        process.stdin.close()
+        assert process.stdout.read() == b""  # ends when neither of its processes holds it any more
+    assert process.returncode != 0
+    assert folder.is_dir()
+    assert not (folder / SEQ_FILE).exists()
 
 
 def test_a_small_index_has_no_graph(store: EntryStore, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from potstill.infer.store import Entry, EntryStore, Fresh
 from potstill.records import text_sha
 from potstill.workspace import Workspace
 
+LONGEST_RETRY_S = 600.0
 NEIGHBOURS = 5
 """Candidates of a semantic lookup: where the nearest is vetoed, the next may still fit."""
 
@@ -48,10 +49,14 @@ class Neighbourhood:
 
 @dataclass(frozen=True)
 class OpenIndex:
-    """An index, and the name under which the store remembers how far it has come; None: it starts empty each time."""
+    """An index, and the name under which the store remembers how far it has come; None: it starts empty each time.
+
+    `stands_in`: it is a copy in memory, for one that could not be had; the other is tried again after a while.
+    """
 
     index: Index
     name: str | None = None
+    stands_in: bool = False
 
 
 class AnswerCache:
@@ -73,6 +78,8 @@ class AnswerCache:
         self._opened: OpenIndex | None = None
         self._seen = 0
         self._left_alone_until = float("-inf")
+        self._retry_s = LEFT_ALONE_S
+        self._tried = 0.0
 
     def encoder(self) -> Encoder:
         """The encoder, loaded at the first call. Blocking."""
@@ -93,7 +100,7 @@ class AnswerCache:
         if time.monotonic() < self._left_alone_until:
             return Neighbourhood(skipped="its index failed a moment ago", encoder=encoder.id, vectors=read.vectors)
         try:
-            found = self._current(encoder).search(read.vectors[encoder.id], scope, limit)
+            found = self._current(encoder, now).search(read.vectors[encoder.id], scope, limit)
         except (MachineError, OSError) as error:
             self._left_alone_until = time.monotonic() + LEFT_ALONE_S
             self._let_go()
@@ -119,17 +126,27 @@ class AnswerCache:
             self._opened.index.close()
         self._opened = None
 
-    def _current(self, encoder: Encoder) -> Index:
+    def _current(self, encoder: Encoder, now: float) -> Index:
         """The index, brought up to date with what this and other processes have written."""
-        if self._opened is None:
-            self._opened = self._make_index(encoder)
-            name = self._opened.name
-            self._seen = self._caught_up(self._opened, encoder.id, self.store.indexed(name) if name else 0)
-            if self._opened.index.count() != self.store.count_vectors(encoder.id):  # it has lost something
-                self._seen = self._caught_up(self._opened, encoder.id, 0)
+        opened = self._opened
+        if opened is None or (opened.stands_in and abs(now - self._tried) >= self._retry_s):
+            opened = self._open(opened, encoder, now)
         if self.store.seq() != self._seen:
-            self._seen = self._caught_up(self._opened, encoder.id, self._seen)
-        return self._opened.index
+            self._seen = self._caught_up(opened, encoder.id, self._seen)
+        return opened.index
+
+    def _open(self, before: OpenIndex | None, encoder: Encoder, now: float) -> OpenIndex:
+        """Open the index; what stood in for it `before` does so for twice as long where it cannot be had yet."""
+        opened = self._make_index(encoder)
+        self._retry_s = min(2 * self._retry_s, LONGEST_RETRY_S) if before else LEFT_ALONE_S
+        self._tried = now
+        if before is not None and opened.stands_in:
+            return before
+        self._opened = opened
+        self._seen = self._caught_up(opened, encoder.id, self.store.indexed(opened.name) if opened.name else 0)
+        if opened.index.count() != self.store.count_vectors(encoder.id):  # it has lost something
+            self._seen = self._caught_up(opened, encoder.id, 0)
+        return opened
 
     def _caught_up(self, opened: OpenIndex, encoder: str, since: int) -> int:
         seq = self.store.seq()
@@ -181,17 +198,17 @@ def _open_server(url: str, key: SecretStr | None, store: EntryStore, encoder: En
 
 
 def _open_embedded(config: CacheConfig, folder: Path, store: EntryStore, encoder: Encoder) -> OpenIndex:
-    """The embedded index; while another process holds it, or the disk is full, a copy in memory."""
+    """The embedded index; while another process holds it, or the disk is full, a copy in memory stands in for it."""
     name = _name(encoder)
     kind = f"{config.index}-{name}-{store.id[:8]}"
     new = not (folder / kind).is_dir()
     if not roomy(folder):
-        return OpenIndex(MemoryIndex())
+        return OpenIndex(MemoryIndex(), stands_in=True)
     open_it = partial(_open_folder, config.index, folder / kind, store, encoder)
     try:
         opened = open_it()
     except IndexBusyError:
-        return OpenIndex(MemoryIndex())
+        return OpenIndex(MemoryIndex(), stands_in=True)
     except BrokenIndexError:
         shutil.rmtree(folder / kind)
         opened, new = open_it(), True

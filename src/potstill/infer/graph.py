@@ -7,7 +7,9 @@ came later, is compared one by one; when that is much, a new graph is built from
 from __future__ import annotations
 
 import os
+import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -106,6 +108,7 @@ class GrowingIndex:
                 shutil.rmtree(self._folder)
                 building.folder.rename(self._folder)
                 self._index = EdgeIndex(self._folder, self._dims)
+            building.process.communicate()
             catch_up(self._store, self._index, self._encoder, seq)
             self._building = None
 
@@ -124,7 +127,7 @@ class _Building:
         # -P: a module in the folder that this was started in must not take the place of a library's.
         command = [sys.executable, "-P", "-m", __name__, str(database), str(self.folder), encoder, str(dims)]
         quiet = subprocess.DEVNULL
-        self.process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)  # noqa: S603  (this Python)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet)  # noqa: S603  (this Python)
 
     def seq(self) -> int | None:
         """Up to where in the store's changes the index goes; None where it did not come to an end."""
@@ -134,9 +137,8 @@ class _Building:
             return None
 
     def give_up(self) -> None:
-        """End the child and drop what it made."""
-        self.process.kill()
-        self.process.wait()
+        """End the child, if it has not ended, and drop what it made."""
+        self.process.communicate()  # closes its standard input
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -152,6 +154,25 @@ def build(database: Path, folder: Path, encoder: str, dims: int) -> Graph:
     return graph
 
 
+def end_with_parent() -> None:
+    """Go on in a child of this process, which waits for it, and ends it when standard input closes: when who started it is gone.
+
+    A thread could not do it: while Qdrant Edge builds a graph no other Python code runs.
+    """
+    gone, held = os.pipe()
+    worker = os.fork()
+    if worker == 0:
+        os.close(gone)  # `held` closes when this process ends
+        return
+    os.close(held)
+    ready, _, _ = select.select([sys.stdin, gone], [], [])
+    if gone not in ready:
+        os.kill(worker, signal.SIGKILL)
+    _, status = os.waitpid(worker, 0)
+    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+
+
 if __name__ == "__main__":
     os.nice(NICE)
+    end_with_parent()
     build(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
