@@ -16,7 +16,7 @@ from tests.conftest import COMMAND, Run
 from potstill.ledger import read_attempts
 from potstill.teacher.emulator import EmulatorSettings, Running, running
 
-KEY = {"GEMINI_API_KEY": "a-key-for-the-emulator"}
+KEY = {"GEMINI_API_KEY": "a-key-for-the-emulator", "POTSTILL__TEACHER__RPM": "null"}
 QUESTIONS = (
     "How much GPU memory does a small model need?",
     "What does quantization do to a model?",
