@@ -47,7 +47,8 @@ def report(  # noqa: PLR0913, PLR0917  (one option a filter)
     found = run_report(session.workspace, since=day(since, "--since"), until=day(until, "--until"), command=command)
     table = Table(HEADS, list(_rows(found, by, money)), f"ledger of {session.config.workspace}", FIGURES)
     matched = _reconciled(session, billing) if billing else None
-    notes = [*_saved(found.saved, money), *([_against(matched, money)] if matched else []), money.note]
+    missing = "" if session.workspace.ledger.is_file() else "there is no ledger in this workspace yet"
+    notes = [missing, *_saved(found.saved, money), *([_against(matched, money)] if matched else []), money.note]
     document: dict[str, Any] = {
         **asdict(found),
         "saved": {**asdict(found.saved), "saved_usd": found.saved.saved_usd},
