@@ -127,6 +127,22 @@ def test_cancelled_query_frees_its_slot(student: LocalStudent) -> None:
     assert (engine.running, engine.waiting) == (0, 0)
 
 
+def test_rows_leave_while_prompts_wait_to_be_read(student: LocalStudent) -> None:
+    """Rows that end or are dropped while others have a slot, but nothing in it yet, disturb nobody."""
+    text = "how much memory? " * 20
+    queries = [StudentQuery(role="one", text=text, max_new_tokens=1 + place % 3) for place in range(20)]
+    alone = [student.answer([one])[0].text for one in queries[:3]]
+    engine = student.open(20)
+    numbers = [engine.add(engine.prepare(one)) for one in queries]
+    found = {piece.index: piece.answer for piece in engine.step() if piece.answer}
+    engine.cancel(numbers[1])
+    while engine.running or engine.waiting:
+        found |= {piece.index: piece.answer for piece in engine.step() if piece.answer}
+    assert [found[number].text for number in numbers if number != numbers[1]] == [
+        alone[place % 3] for place in range(20) if place != 1
+    ]
+
+
 def test_long_prompt_is_read_in_parts_while_others_speak(student: LocalStudent) -> None:
     """A prompt longer than one step reads does not silence a running query, and is answered as if read at once."""
     text = "how much memory does a model need? " * 40

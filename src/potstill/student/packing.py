@@ -16,7 +16,7 @@ FEW_ROWS = 32
 
 
 class PackedLinear:
-    """A frozen linear layer: one row by the plain weights, which is as fast, several by the packed ones.
+    """A frozen linear layer, by packed weights.
 
     With `backward`, gradients reach the layer's input, through a second copy of the weights, laid out for the way back.
     """
@@ -36,12 +36,7 @@ class PackedLinear:
 
     def ahead(self, x: Any) -> Any:
         """The layer itself, outside of autograd."""
-        import torch
-
-        layer = self._layer
-        if x.numel() == x.shape[-1]:
-            return torch.nn.functional.linear(x, layer.weight, layer.bias)
-        return _multiply(x, self._weight, layer.bias)
+        return _multiply(x, self._weight, self._layer.bias)
 
     def back(self, gradient: Any) -> Any:
         """The input's gradient, (..., in), from the output's, (..., out)."""

@@ -33,16 +33,16 @@ def choose(logits: Any, rows: Sequence[Row]) -> list[Choice]:
     drawn = [index for index, row in enumerate(rows) if row.query.temperature > 0]
     if drawn:
         tokens[drawn] = _draw(steered[drawn], [rows[index] for index in drawn])
-    total = plain.logsumexp(-1)
-    logprobs = (plain.gather(1, tokens[:, None])[:, 0] - total).tolist()
+    logprobs = plain.log_softmax(-1)
     tops: dict[int, tuple[Rival, ...]] = {}
     for index, row in enumerate(rows):
         if row.query.top_logprobs:
-            values, ids = torch.topk(plain[index] - total[index], min(row.query.top_logprobs, plain.shape[1]))
+            values, ids = torch.topk(logprobs[index], min(row.query.top_logprobs, plain.shape[1]))
             tops[index] = tuple(map(Rival, ids.tolist(), values.tolist()))
+    chosen = logprobs.gather(1, tokens[:, None])[:, 0].tolist()
     return [
         Choice(token, logprob, tops.get(index, ()))
-        for index, (token, logprob) in enumerate(zip(tokens.tolist(), logprobs, strict=True))
+        for index, (token, logprob) in enumerate(zip(tokens.tolist(), chosen, strict=True))
     ]
 
 

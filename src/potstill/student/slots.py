@@ -71,9 +71,11 @@ class SlotMemory:
         return 0
 
     def move(self, source: int, target: int, length: int) -> None:
-        """Copy one row over another."""
+        """Copy one row over another; a row that holds nothing may have no place here yet."""
         import torch
 
+        if not length:
+            return
         with torch.inference_mode():
             for held in self._layers:
                 for memory in held:
