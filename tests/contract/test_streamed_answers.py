@@ -66,18 +66,18 @@ async def test_streamed_answer_is_billed_and_kept_like_a_whole_one(tmp_path: Pat
     assert again.reused
 
 
-async def test_stream_that_breaks_is_paid_for_and_not_repeated(tmp_path: Path) -> None:
-    """Once text was told, nothing is sent again: what had been counted is billed, and the question fails."""
+async def test_stream_that_breaks_may_have_been_paid_and_is_not_repeated(tmp_path: Path) -> None:
+    """Once text was told, nothing is sent again: the worst case stays held, and the question fails."""
     told: list[str] = []
     with running(EmulatorSettings(answer_tokens=60, latency_s=0, faults={"mid-stream": 1.0})) as emulator:
         async with paying(tmp_path, gemini(emulator.url)) as teacher:
             with pytest.raises(TeacherError, match="broke off"):
                 await teacher.stream(request(), told.append)
             (attempt,) = teacher.ledger.attempts()
+            assert teacher.ledger.reserved() == attempt.reserved_usd > 0
         assert len(emulator.log()) == 1
     assert told
-    assert (attempt.status, attempt.reason) == ("failed", "broke off")
-    assert attempt.cost_usd > 0
+    assert (attempt.status, attempt.reason) == ("open", "broke off")
 
 
 class Halting(ScriptedTransport):
@@ -98,8 +98,8 @@ class Halting(ScriptedTransport):
         return await self.send(request)
 
 
-async def test_cancelled_stream_is_billed_for_what_arrived(tmp_path: Path) -> None:
-    """Cut off by its asker, it costs what had been counted so far, holds nothing, and is no answer for later."""
+async def test_cancelled_stream_is_held_at_its_worst_case(tmp_path: Path) -> None:
+    """Cut off by its asker, more may be billed than had been counted: its worst case stays held; it is no answer for later."""
     transport = Halting()
     async with paying(tmp_path, transport) as teacher:
         told: list[str] = []
@@ -109,10 +109,9 @@ async def test_cancelled_stream_is_billed_for_what_arrived(tmp_path: Path) -> No
         with pytest.raises(asyncio.CancelledError):
             await asking
         (attempt,) = teacher.ledger.attempts()
-        assert (told, attempt.status, attempt.reason) == (["half "], "failed", "cancelled")
-        assert (attempt.usage.input_tokens, attempt.usage.output_tokens) == (10, 5)
-        assert teacher.ledger.spent() == attempt.cost_usd == Decimal("0.00006")
-        assert teacher.ledger.reserved() == 0
+        assert (told, attempt.status, attempt.reason) == (["half "], "open", "cancelled")
+        assert teacher.ledger.spent() == 0
+        assert teacher.ledger.reserved() == attempt.reserved_usd > Decimal("0.00006")
         assert teacher.stored(request()) is None
         assert len(transport.sent) == 1
 

@@ -89,8 +89,8 @@ class PaidTeacher:
     async def stream(self, request: TeacherRequest, tell: Tell) -> Answer:
         """Like `ask`, and pass the text on while it arrives, where the transport can and nobody else has asked already.
 
-        Once text was passed on, a stream that breaks is not tried again: TeacherError. One that is cancelled is billed
-        for what had been counted when it ended.
+        Once text was passed on, a stream that breaks is not tried again: TeacherError. One that breaks or is cancelled
+        stays held at its worst case: Gemini may have written, and bill, more than it had sent.
         """
         return await self._ask(request, tell)
 
@@ -153,12 +153,12 @@ class PaidTeacher:
             started = time.time()
             try:
                 received = await self._send(request, tries.hearing)
-            except asyncio.CancelledError:
-                await self._cut_off(request, entry, tries.hearing, "cancelled", time.time() - started)
+            except asyncio.CancelledError:  # what a stream had counted by then is no bound on what is billed for it
+                await self.ledger.lose(entry.ticket.attempt, "cancelled")
                 raise
             latency_s = time.time() - started
             if received.status != HTTPStatus.OK and tries.hearing is not None and tries.hearing.heard:
-                await self._cut_off(request, entry, tries.hearing, "broke off", latency_s)
+                await self.ledger.lose(entry.ticket.attempt, "broke off")
                 return GiveUp("stream", "the answer broke off"), None
             if received.status == HTTPStatus.OK:
                 return await self._settle(request, entry, received.body, latency_s, tries)
@@ -170,20 +170,6 @@ class PaidTeacher:
         if hearing is not None and isinstance(self._transport, StreamingTransport):
             return await self._transport.stream(request, hearing)
         return await self._transport.send(request)
-
-    async def _cut_off(
-        self, request: TeacherRequest, entry: Entry, hearing: Hearing | None, reason: str, latency_s: float
-    ) -> None:
-        """Write down a request that ended under way: what had been counted by then, else possibly paid."""
-        body = hearing.whole() if hearing else None
-        reply = parse_reply(body) if body else None
-        if body is None or reply is None or reply.usage == Usage():
-            await self.ledger.lose(entry.ticket.attempt, reason)
-            return
-        priced = priced_reply(self._accounts.book, reply, request.model, request.service or self._teacher.service)
-        settlement = Settlement(body, reply.usage, priced.usd, priced.price_id, latency_s)
-        change = self._line.settlement(entry, reply.usage.input_tokens, to_pico(priced.usd))
-        await self.ledger.fail(entry.ticket.attempt, reason, settlement, change)
 
     async def _settle(
         self, request: TeacherRequest, entry: Entry, body: str, latency_s: float, tries: Tries
