@@ -9,8 +9,18 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.samples import line_of
 
+from potstill.config import Config
+from potstill.generate.documents import Passage
+from potstill.generate.forms import read_texts
+from potstill.generate.grow import Growing
+from potstill.generate.judge import Rubric
+from potstill.generate.languages import fits, language_of
+from potstill.generate.sift import Score
 from potstill.pricing.tokens import estimate_tokens
+from potstill.records import Message
+from potstill.teacher.calls import answer_request
 from potstill.teacher.emulator.answering import Answerer, instance, stopped
 from potstill.teacher.emulator.checks import camel, refused_body, refused_deadline
 from potstill.teacher.emulator.faq import Faq, Item, load_faq
@@ -201,3 +211,33 @@ def test_faults_come_at_their_shares_and_in_their_place() -> None:
     assert {faults.of_line() for _ in range(200)} == {None, "http-503"}
     assert {faults.of_job() for _ in range(200)} == {None, "batch-stuck"}
     assert not any(faults.hits("batch-lost") for _ in range(100))
+
+
+@pytest.mark.parametrize(
+    ("language", "question", "passage"),
+    [
+        ("zh-TW", "咖啡機多久要除垢一次？", "每兩個星期用檸檬酸除垢一次。水質偏硬時改成每個星期。"),
+        (
+            "en",
+            "How often is a machine descaled?",
+            "Descale it every two weeks with citric acid. Weekly in hard water.",
+        ),
+    ],
+)
+def test_a_question_that_it_does_not_know_fares_as_one_that_it_does(language: str, question: str, passage: str) -> None:
+    """It is answered in its own language, the answer is marked as right, and a passage gives questions to itself."""
+    config = Config(language=language)
+    answerer = Answerer(EmulatorSettings(faq=f"hardware.{language}"))
+    asked = answer_request(config, (Message(role="user", content=question),), sample=0, role="generalist")
+    answer = answerer.text(Asked(MODEL, asked.body))
+    assert fits(language_of(answer), language)
+    rubric = Rubric(config)
+    for text, share in ((answer, 1.0), ("Something else.", 0.0)):
+        mark = rubric.request(line_of(("user", question), ("assistant", text)))
+        score = rubric.read(answerer.text(Asked(MODEL, mark.body)))
+        assert isinstance(score, Score)
+        assert score.share == share
+    about = Growing.of(config).from_passage(Passage(passage, "guide.md:1"), 0)
+    found = read_texts(answerer.text(Asked(MODEL, about.request.body)))
+    assert len(found) == 2
+    assert all(fits(language_of(text), language) for text in found)

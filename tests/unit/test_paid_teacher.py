@@ -55,13 +55,13 @@ async def paying(
 
 
 async def test_an_answer_is_paid_for_once(tmp_path: Path) -> None:
-    """Equal requests in flight share one call, later ones are answered from the ledger; another sample is a new call."""
+    """Equal requests in flight share a call and one pays, later ones are answered from the ledger; a new sample is a new call."""
     transport = ScriptedTransport([reply_200("yes", input_tokens=1000, output_tokens=50)], delay_s=0.01)
     async with paying(tmp_path, transport) as teacher:
         first, second = await asyncio.gather(teacher.ask(request("a")), teacher.ask(request("a")))
         third = await teacher.ask(request("a"))
         assert (first.text, second.text, third.text) == ("yes",) * 3
-        assert (first.reused, third.reused) == (False, True)
+        assert (first.reused, second.reused, third.reused) == (False, True, True)
         assert first.cost_usd == Decimal("0.0015")
         await teacher.ask(request("a", sample=1))
         assert teacher.ledger.spent() == Decimal("0.003")

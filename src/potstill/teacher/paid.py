@@ -51,10 +51,11 @@ class Tries:
 
 @dataclass
 class _Flight:
-    """A request under way, and how many wait for it."""
+    """A request under way, how many wait for it, and whether one of them has its answer, and with it the bill."""
 
     task: asyncio.Task[Answer]
     waiting: int = 0
+    is_billed: bool = False
 
 
 class PaidTeacher:
@@ -103,7 +104,11 @@ class PaidTeacher:
             flight.task.add_done_callback(lambda _: self._land(request.key, flight))
         flight.waiting += 1
         try:
-            return await asyncio.shield(flight.task)
+            answer = await asyncio.shield(flight.task)
+            if flight.is_billed:
+                return answer.model_copy(update={"reused": True})
+            flight.is_billed = True
+            return answer
         finally:
             flight.waiting -= 1
             if not flight.waiting and not flight.task.done():  # nobody is left who wants it

@@ -14,18 +14,10 @@ from potstill.records import Usage, canonical_json
 from potstill.teacher.emulator.checks import MAX_OUTPUT_TOKENS
 from potstill.teacher.emulator.faq import load_faq
 from potstill.teacher.emulator.faults import FINISH
+from potstill.teacher.emulator.phrases import Phrases, claim, phrases_for, questions_to
 from potstill.teacher.emulator.replies import Asked, response, text_candidate, usage_of
 from potstill.teacher.emulator.settings import EmulatorSettings
 
-OPENINGS = ("In short:", "It depends, but mostly:", "A plain answer:", "What matters first:")
-FILLERS = (
-    "Start with the part that you can measure today.",
-    "Write down what a mistake would cost before you choose.",
-    "Small changes that are checked beat large ones that are hoped for.",
-    "Most of the time goes into data, not into the model.",
-    "Keep the first version simple enough to throw away.",
-    "Ask who will run it next year, and with which machine.",
-)
 THOUGHT = "Looking at what is asked and what is known about it."
 QUESTIONS, LISTED, NUMBER = "questions", re.compile(r"^- (.+)$", re.MULTILINE), re.compile(r"\d+")
 LOOPED_TOKENS = 2_000
@@ -81,33 +73,35 @@ class Answerer:
             return text
         if (questions := self._questions(asked, schema)) is not None:
             return canonical_json({QUESTIONS: questions}).decode()
-        known = tuple(item.answers.values()) if item else (text,)
+        known = tuple(item.answers.values()) if item else (claim(asked.question),)
         return canonical_json(instance(schema, text, known, asked.whole)).decode()
 
     def _questions(self, asked: Asked, schema: dict[str, Any]) -> tuple[str, ...] | None:
-        """Further questions on the topics of those that a prompt lists, where it asks for questions."""
-        shown = LISTED.findall(asked.question)
-        if self._faq is None or not shown or QUESTIONS not in schema.get("properties", {}):
+        """Questions, where a prompt asks for some: on the topics of those that it shows, else to its last paragraph."""
+        if QUESTIONS not in schema.get("properties", {}):
             return None
         number = NUMBER.search(asked.question)
-        return self._faq.others(shown, int(number.group()) if number else 1, asked.digest)
+        count = int(number.group()) if number else 1
+        shown = LISTED.findall(asked.question) or asked.question.splitlines()
+        is_passage = len(shown) > 1 and not LISTED.search(asked.question)
+        known = self._faq.others(shown, count, asked.digest) if self._faq and not is_passage else ()
+        return known or questions_to(asked.question.rpartition("\n\n")[2], count)
 
     def _derived(self, asked: Asked) -> str:
         question, config = asked.question, asked.config
         flavour = f"{config.get('temperature')}:{config.get('seed')}" if config.get("temperature") else ""
         digest = hashlib.sha256(f"{self._settings.seed}:{flavour}:{question}".encode()).digest()
-        opening = OPENINGS[digest[0] % len(OPENINGS)]
-        words = question.split()[: 6 + digest[1] % 10] or ["nothing", "was", "asked"]
-        text = f"{opening} {' '.join(words).rstrip('?')} comes down to measuring it on your own data first."
+        phrases = phrases_for(question)
+        text = phrases.openings[digest[0] % len(phrases.openings)] + claim(question)
         if self._settings.answer_tokens is None:
             return text
         wanted = _lognormal(digest[2:10], self._settings.answer_tokens, self._settings.answer_spread)
-        return _grown(text, wanted, digest[10])
+        return _grown(text, wanted, digest[10], phrases)
 
     def _repeated(self, asked: Asked, limit: int) -> str:
         """A sentence over and over, until the limit cuts it."""
-        line = f"{self._derived(asked).split('. ', 1)[0]} "
-        return line * (limit // estimate_tokens(line) + 2)
+        line = f"{claim(asked.question)} "
+        return line * (2 * limit // estimate_tokens(line) + 2)  # a line's count was rounded up
 
     def _thinking(self, asked: Asked) -> int:
         median = self._settings.thinking_tokens
@@ -182,11 +176,11 @@ def _lognormal(noise: bytes, median: int, spread: float) -> int:
     return max(1, round(median * exp(spread * NormalDist().inv_cdf(share))))
 
 
-def _grown(text: str, tokens: int, start: int) -> str:
+def _grown(text: str, tokens: int, start: int, phrases: Phrases) -> str:
     """The text with sentences added until it has so many tokens, or cut where it has more."""
     parts, have = [text], estimate_tokens(text)
     while have < tokens + len(parts):  # each part's count was rounded up
-        filler = FILLERS[(start + len(parts)) % len(FILLERS)]
+        filler = phrases.fillers[(start + len(parts)) % len(phrases.fillers)]
         parts.append(filler)
         have += estimate_tokens(filler)
     return stopped(" ".join(parts), (), tokens)[0]

@@ -28,13 +28,14 @@ class Asked:
 
     @cached_property
     def question(self) -> str:
-        """The last user turn; of one that names a `Question:` the line after it."""
+        """The last user turn; of one that names a `Question:` the line after it; of a question with material, itself."""
         turns = [turn for turn in self.body["contents"] if turn.get("role", "user") == "user"]
         text = _text(turns[-1]) if turns else ""
         for label in ("Question:\n", "問題：\n"):
             if label in text:
                 return text.split(label, 1)[1].split("\n", 1)[0]
-        return text
+        first = text.split("\n", 1)[0]
+        return first if first.endswith(("?", "？")) else text
 
     @cached_property
     def whole(self) -> str:
