@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -29,27 +28,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     running = Running(tmp_path_factory.mktemp("clients"), LIMITS)
     yield running
     running.stop()
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_litellm(server: Running) -> None:
-    """Litellm asks and streams as it would ask OpenAI."""
-    litellm = pytest.importorskip("litellm")
-    ask: dict[str, Any] = {"model": "openai/cost-analyst", "messages": QUESTION, "api_base": f"{server.url}/v1"}
-    plain = litellm.completion(**ask, api_key=KEY)
-    parts = [chunk.choices[0].delta.content or "" for chunk in litellm.completion(**ask, api_key=KEY, stream=True)]
-    assert plain.choices[0].message.content == "".join(parts) == "cost-analyst says hello"
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_langchain(server: Running) -> None:
-    """langchain-openai's chat model invokes and streams, and reads usage and log-probabilities."""
-    langchain = pytest.importorskip("langchain_openai")
-    chat = langchain.ChatOpenAI(model="cost-analyst", base_url=f"{server.url}/v1", api_key=KEY, temperature=0)
-    reply = chat.invoke("hello")
-    assert (reply.content, reply.usage_metadata["output_tokens"]) == ("cost-analyst says hello", 3)
-    assert "".join(str(part.content) for part in chat.stream("hello")) == reply.content
-    assert chat.bind(logprobs=True).invoke("hello").response_metadata["logprobs"]["content"]
 
 
 def test_schemathesis_finds_no_server_error(server: Running) -> None:

@@ -54,7 +54,7 @@ class Answering:
 
     async def answer(self, request: Request, asked: ChatRequest | CompletionRequest) -> Response:
         """Answer a request; raises ApiError, QueueFullError, TimeoutError or what the student raises."""
-        work = self._prepare(request, asked)
+        work = await asyncio.to_thread(self._prepare, request, asked)  # a long prompt takes a while to encode
         job = AsyncJob(self._worker, work.prepared)
         try:
             async with asyncio.timeout(self._limits.timeout_s) as limit:
@@ -73,8 +73,8 @@ class Answering:
     def _prepare(self, request: Request, asked: ChatRequest | CompletionRequest) -> Work:
         notes: Notes = request.state.notes
         roles = tuple(self._worker.student.roles) if asked.model == ALL else (asked.model,)
+        check_limits(asked, asked.count(len(roles)), self._limits)
         queries = asked.queries(roles, self._limits)
-        check_limits(asked, len(queries), self._limits)
         prepared = tuple(self._worker.prepare(query) for query in queries)
         field = "messages" if isinstance(asked, ChatRequest) else "prompt"
         for one in prepared:

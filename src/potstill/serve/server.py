@@ -48,7 +48,10 @@ def raise_file_limit() -> None:
 
 
 async def run(app: Any, serve: ServeConfig, listener: socket.socket, on_ready: Callable[[], None]) -> bool:
-    """Serve until SIGTERM or SIGINT, then drain. True where it was SIGINT; raises MachineError where it cannot start."""
+    """Serve until SIGTERM or SIGINT, then drain; a second one ends it at once.
+
+    True where one of them was SIGINT; raises MachineError where it cannot start.
+    """
     import uvicorn
 
     raise_file_limit()
@@ -76,6 +79,7 @@ async def run(app: Any, serve: ServeConfig, listener: socket.socket, on_ready: C
     def stop(number: int) -> None:
         nonlocal interrupted
         interrupted = interrupted or number == signal.SIGINT
+        server.force_exit = server.should_exit
         server.should_exit = True
 
     loop = asyncio.get_running_loop()

@@ -126,6 +126,10 @@ class Sampled(Strict):
         """How long an answer may be, where the request says so."""
         return self.max_tokens
 
+    def count(self, roles: int) -> int:
+        """How many answers are asked for; known before any query is made, because a request may ask for billions."""
+        return roles * (self.n or 1)
+
     def query(self, role: str, limits: ServeLimits, choice: int) -> StudentQuery:
         """Choice number `choice` as a query, with a seed of its own; without a temperature it is greedy."""
         asked = self.answer_tokens
@@ -211,13 +215,21 @@ class CompletionRequest(Sampled):
         """OpenAI's own default is short."""
         return self.DEFAULT_TOKENS if self.max_tokens is None else self.max_tokens
 
+    @property
+    def texts(self) -> list[str]:
+        """What is to be continued."""
+        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
+
+    def count(self, roles: int) -> int:
+        """Each prompt counts."""
+        return super().count(roles) * len(self.texts)
+
     def queries(self, roles: Sequence[str], limits: ServeLimits) -> tuple[StudentQuery, ...]:
         """One query for each prompt and choice."""
-        texts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
         return tuple(
             self.query(role, limits, choice).model_copy(update={"text": text, "top_logprobs": self.logprobs})
             for role in roles
-            for text in texts
+            for text in self.texts
             for choice in range(self.n or 1)
         )
 
