@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -156,7 +157,21 @@ async def test_a_lost_reply_is_not_asked_for_again(kind: str, fault: str) -> Non
         received = await transport.send(asked())
         assert received.status is None
         assert received.lost
+        assert not received.unsent
         assert [entry.billed.output_tokens > 0 for entry in emulator.log()] == [True]
+
+
+@kinds
+async def test_what_could_not_connect_was_not_sent(kind: str) -> None:
+    """Where nobody listens nothing can have been billed, and it is said so."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    transport = connect(teacher_of(kind, url), Secrets(teacher_key=SecretStr("a-secret-key")))
+    received = await transport.send(asked())
+    await transport.close()
+    assert received.unsent
+    assert str(received.lost).startswith("no connection")
 
 
 @kinds

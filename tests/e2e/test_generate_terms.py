@@ -97,7 +97,7 @@ def test_a_plan_offers_what_the_tier_has(potstill: Run) -> None:
 def test_a_run_is_capped_and_then_made_whole_offline(potstill: Run, tmp_path: Path, teacher: Running) -> None:
     """--max-requests ends in 4 with what was had; --offline builds from the ledger without key or network.
 
-    It ends in 6 for what is missing, and in 0 when nothing is.
+    It ends in 6 for what is missing, and in 0 when nothing is; with no answer at all the earlier dataset stays.
     """
     capped = potstill("generate", *FLAGS, "--max-requests", "10", "--json", env=env(teacher))
     assert (capped.returncode, len(teacher.log())) == (4, 10)
@@ -109,6 +109,8 @@ def test_a_run_is_capped_and_then_made_whole_offline(potstill: Run, tmp_path: Pa
     assert potstill("generate", *FLAGS, env=env(teacher)).returncode == 0
     before = (tmp_path / "workspace" / "dataset" / "train.jsonl").read_bytes()
     assert potstill("generate", *FLAGS, "--offline").returncode == 0
+    assert (tmp_path / "workspace" / "dataset" / "train.jsonl").read_bytes() == before
+    assert potstill("generate", *FLAGS, "--offline", "--set", "generate.temperature=0.1").returncode == 6
     assert (tmp_path / "workspace" / "dataset" / "train.jsonl").read_bytes() == before
     assert potstill("generate", *FLAGS, "--offline", "-w", "nowhere").returncode == 2
     assert len(teacher.log()) == 40

@@ -14,9 +14,11 @@ import pytest
 from pydantic import SecretStr
 from tests.samples import line_of
 
+from potstill.config import Config, Secrets, with_values
 from potstill.errors import InputError, KeyRefusedError
 from potstill.generate.export import alpaca_rows, export, openai_rows, sharegpt_rows
 from potstill.generate.hub import push
+from potstill.generate.publish import publish
 from potstill.records import Sample, Usage
 from potstill.workspace import Workspace
 
@@ -72,6 +74,15 @@ def test_each_split_is_a_file_and_an_empty_one_none(workspace: Workspace) -> Non
     assert len(lines) == 2
     assert "熱嗎？" in lines[0]
     assert export(workspace, "sharegpt") == files
+
+
+def test_a_form_that_is_there_is_kept_up_to_date(workspace: Workspace) -> None:
+    """A later run that asks for no export writes the earlier ones anew: none is of another dataset."""
+    asked = with_values(Config(), generate={"export": ("alpaca",)})
+    publish(asked, Secrets(), workspace)
+    workspace.split("train").write_text(sample("newer").to_line())
+    assert workspace.export("alpaca", "train", "jsonl") in publish(Config(), Secrets(), workspace).files
+    assert len(workspace.export("alpaca", "train", "jsonl").read_text().splitlines()) == 1
 
 
 def test_parquet_is_read_back_as_it_was(workspace: Workspace) -> None:

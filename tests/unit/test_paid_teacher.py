@@ -69,8 +69,9 @@ async def test_an_answer_is_paid_for_once(tmp_path: Path) -> None:
 
 
 async def test_a_lost_reply_is_possibly_paid_and_asked_again(tmp_path: Path) -> None:
-    """A timeout and a cut-off body stay in the ledger with their worst case; the next attempt answers."""
-    transport = ScriptedTransport([Received(None, lost="timeout"), Received(200, '{"candi'), reply_200("yes")])
+    """A timeout and a cut-off body stay in the ledger with their worst case, what never left does not; the next answers."""
+    unsent = Received(None, lost="no connection", unsent=True)
+    transport = ScriptedTransport([unsent, Received(None, lost="timeout"), Received(200, '{"candi'), reply_200("yes")])
     async with paying(tmp_path, transport) as teacher:
         assert (await teacher.ask(request("a"))).text == "yes"
         assert [row.reason for row in teacher.ledger.open_attempts()] == ["timeout", "unreadable reply"]

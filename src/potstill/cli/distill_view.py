@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from potstill.cli.session import Session, colour_wanted
+from potstill.wording import counted
 
 if TYPE_CHECKING:
     from potstill.config import SoftTargets
@@ -30,7 +31,7 @@ def show_dry_run(session: Session, found: Prepared) -> None:
         "shown": [[part.model_dump() for part in stretches] for stretches in shown],
     }
     how = "in green" if colour else f"between {MARKS[0]} and {MARKS[1]}"
-    size = f"{numbers['samples']} samples of {numbers['tokens']} tokens, {numbers['learned_share']:.0%} of them learned"
+    size = f"{counted(numbers['samples'], 'sample')} of {numbers['tokens']} tokens, {numbers['learned_share']:.0%} of them learned"
     lines = [
         f"would train on {size}; {numbers['held_out']} samples are held out for the verdict",
         *([f"two tasks: the answer, and {numbers['rationales']} rationales"] if numbers["rationales"] else []),

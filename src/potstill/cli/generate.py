@@ -17,6 +17,7 @@ from potstill.cli.generate_view import (
 )
 from potstill.cli.session import Session, with_session
 from potstill.errors import BudgetError, MachineError, PartialError, PotstillError, UsageError
+from potstill.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -64,7 +65,7 @@ def generate(
     options = {"offline": offline, "max_requests": max_requests, "pilot": pilot, "cancel_batches": cancel_batches}
     outcome = _run(session, options, json_events=json_events)
     error = _error(outcome)
-    if outcome.manifest is None and error is None:
+    if pilot is not None and error is None:
         _show_plan(session)
         return
     document = {**document_of(outcome), "exit_code": error.exit_code if error else 0}
@@ -139,7 +140,7 @@ def _error(outcome: Outcome) -> PotstillError | None:
         return outcome.stopped
     if not outcome.failed:
         return None
-    message = f"{len(outcome.failed)} of the answers could not be had"
+    message = f"{counted(len(outcome.failed), 'answer')} could not be had"
     again = "run the same command again: it asks for just these"
     offline = all(item.reason == "offline" for item in outcome.failed)
     return PartialError(message, hint="run it without --offline: it asks for just these" if offline else again)

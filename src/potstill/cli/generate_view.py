@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from potstill.cli.session import Session
+from potstill.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from potstill.generate.ask import Progress, Report
     from potstill.generate.forecast import Forecast, Quote
+    from potstill.generate.grow import Growth
     from potstill.generate.plan import Plan
     from potstill.generate.run import Outcome
 
@@ -65,41 +67,53 @@ def _second_round(outcome: Outcome) -> dict[str, Any] | None:
 
 def text_of(session: Session, outcome: Outcome) -> str:
     """The result for a reader."""
+    return "\n".join([*_grown(outcome), *_dataset(session, outcome), *_unanswered(outcome)])
+
+
+def _grown(outcome: Outcome) -> Iterator[str]:
+    if (second := outcome.second_round) is not None:
+        failed = f"{counted(second.failed, 'failed question')} in {counted(second.clusters, 'cluster')}"
+        near = f"{failed}: {counted(second.growth.grown, 'new prompt')} near them"
+        yield near + _left_out(second.growth)
+    if outcome.grown is not None:
+        yield f"prompts grown: {outcome.grown.grown}" + _left_out(outcome.grown)
+
+
+def _left_out(growth: Growth) -> str:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in growth.left_out.items())
+    return f"; left out: {reasons}" if reasons else ""
+
+
+def _dataset(session: Session, outcome: Outcome) -> Iterator[str]:
     manifest, progress = outcome.manifest, outcome.progress
-    lines = []
     if manifest is not None:
         splits = ", ".join(f"{count} {name}" for name, count in manifest.samples.items())
-        lines.append(f"dataset: {splits} in {session.workspace.dataset}")
-    lines.append(
-        f"paid for {progress.paid} answers, ${progress.spent_usd:f}; {progress.reused} were in the ledger already"
-    )
-    if outcome.grown is not None:
-        left_out = ", ".join(f"{count} {reason}" for reason, count in outcome.grown.left_out.items())
-        lines.insert(0, f"prompts grown: {outcome.grown.grown}" + (f"; left out: {left_out}" if left_out else ""))
-    if (second := outcome.second_round) is not None:
-        left_out = ", ".join(f"{count} {reason}" for reason, count in second.growth.left_out.items())
-        near = f"{second.failed} failed questions in {second.clusters} clusters: {second.growth.grown} new prompts near them"
-        lines.insert(0, near + (f"; left out: {left_out}" if left_out else ""))
+        yield f"dataset: {splits} in {session.workspace.dataset}"
+    reused = f"{progress.reused} {'was' if progress.reused == 1 else 'were'} in the ledger already"
+    yield f"paid for {counted(progress.paid, 'answer')}, ${progress.spent_usd:f}; {reused}"
     if outcome.beside_usd:
         costs = ", ".join(f"{name} ${usd:f}" for name, usd in outcome.beside_usd.items())
-        lines.append(f"paid beside the answers, in all runs: {costs}")
-    lines += [f"exported: {path}" for path in outcome.published.files]
+        yield f"paid beside the answers, in all runs: {costs}"
+    yield from (f"exported: {path}" for path in outcome.published.files)
     if outcome.published.url:
-        lines.append(f"pushed to {outcome.published.url}")
+        yield f"pushed to {outcome.published.url}"
     if progress.left:
-        lines.append(f"not asked yet: {progress.left}")
+        yield f"not asked yet: {progress.left}"
     if manifest is not None and manifest.rejected:
-        lines.append("sifted out: " + ", ".join(f"{count} {reason}" for reason, count in manifest.rejected.items()))
+        yield "sifted out: " + ", ".join(f"{count} {reason}" for reason, count in manifest.rejected.items())
+
+
+def _unanswered(outcome: Outcome) -> Iterator[str]:
+    """What may have been paid for nothing, and what failed: the first of it."""
     if outcome.possibly_paid:
         held = sum(attempt.reserved_usd for attempt in outcome.possibly_paid)
-        lines.append(f"possibly paid without an answer: {len(outcome.possibly_paid)} attempts, at most ${held:f}")
-    lines += [
-        f"failed: {item.role}, {item.prompt}, sample {item.sample}: {item.reason}: {item.detail}"
-        for item in outcome.failed[:SCREENFUL]
-    ]
+        attempts = counted(len(outcome.possibly_paid), "attempt")
+        yield f"possibly paid without an answer: {attempts}, at most ${held:f}"
+    for item in outcome.failed[:SCREENFUL]:
+        why = item.detail if item.detail.startswith(item.reason) else f"{item.reason}: {item.detail}"
+        yield f"failed: {item.role}, {item.prompt}, sample {item.sample}: {why}"
     if len(outcome.failed) > SCREENFUL:
-        lines.append(f"... and {len(outcome.failed) - SCREENFUL} more (all of them with --json)")
-    return "\n".join(lines)
+        yield f"... and {len(outcome.failed) - SCREENFUL} more (all of them with --json)"
 
 
 def plan_document(found: Forecast) -> dict[str, Any]:
@@ -127,7 +141,8 @@ def plan_text(session: Session, plan: Plan, found: Forecast) -> str:
     """The plan for a reader."""
     samples = session.config.generate.samples_per_prompt
     prompts = found.todo.cells // plan.per_prompt
-    cells = f"{found.todo.cells} answers: {prompts} prompts x {len(plan.roles)} roles x {samples} samples"
+    factors = (counted(prompts, "prompt"), counted(len(plan.roles), "role"), counted(samples, "sample"))
+    cells = f"{counted(found.todo.cells, 'answer')}: {' x '.join(factors)}"
     lines = [
         f"{cells}; {found.todo.paid} are paid for, {found.todo.requests} to ask",
         f"input: about {found.todo.input_tokens} tokens",
@@ -199,6 +214,7 @@ def _progress_document(progress: Progress, now: float) -> dict[str, Any]:
         "total": progress.total or None,
         "paid": progress.paid,
         "failed": len(progress.failed),
+        "batch_jobs": progress.jobs,
         "spent_usd": format(progress.spent_usd, "f"),
         "expected_usd": None if expected is None else format(expected, "f"),
         "per_second": round(progress.rate(now), 3),
@@ -248,11 +264,12 @@ def _lines(session: Session) -> Report:
 
 
 def _note(progress: Progress) -> str:
-    rate = progress.rate(time.monotonic())
+    rate = f"{progress.rate(time.monotonic()):.1f}/s, " if progress.paid else ""
     expected = progress.expected_usd()
     total = f" of about ${expected:.4f}" if expected is not None else ""
     failed = f", {len(progress.failed)} failed" if progress.failed else ""
-    return f"{rate:.1f}/s, ${progress.spent_usd:.4f}{total}{failed}"
+    jobs = f", {counted(progress.jobs, 'batch job')} under way" if progress.jobs else ""
+    return f"{rate}${progress.spent_usd:.4f}{total}{failed}{jobs}"
 
 
 def _quote_document(quote: Quote) -> dict[str, Any]:
@@ -273,7 +290,7 @@ def _dollars(**values: Decimal | None) -> dict[str, str | None]:
 def _time(found: Forecast, quote: Quote) -> str:
     """How long a run takes, and what holds it back; in days of the quota where that does."""
     if quote.finish.limit == "rpd":
-        return f"{found.quota_days} days (daily quota)"
+        return f"{counted(found.quota_days or 0, 'day')} (daily quota)"
     return f"{_span(quote.finish.seconds)} ({quote.finish.limit})"
 
 

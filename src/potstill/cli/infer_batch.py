@@ -16,6 +16,7 @@ from potstill.cli.infer_router import router_of
 from potstill.cli.infer_screen import tell
 from potstill.cli.session import Session
 from potstill.errors import PartialError, PotstillError
+from potstill.wording import counted
 
 if TYPE_CHECKING:
     from potstill.infer.batch import BatchResult, Journal
@@ -49,7 +50,7 @@ def answer_many(session: Session, questions: Sequence[str], wanted: Wanted) -> N
     }
     if journal is not None:
         journal.finish(result)
-        session.show({**document, "output": str(wanted.output)}, f"{len(traces)} answers in {wanted.output}")
+        session.show({**document, "output": str(wanted.output)}, f"{counted(len(traces), 'answer')} in {wanted.output}")
     else:
         answers = [row.model_dump(mode="json") for row in result.answers.values()]
         session.show({**document, "answers": answers}, _batch_text(result, jsonl=wanted.jsonl))
@@ -67,7 +68,7 @@ def _end(session: Session, result: BatchResult) -> None:
     """Leave with the exit code of what went wrong; with --json the one document has already told it."""
     error: PotstillError | None = result.stopped
     if error is None and result.failures:
-        message = f"{len(result.failures)} questions got no answer"
+        message = f"{counted(len(result.failures), 'question')} got no answer"
         error = PartialError(message, hint="run the same command again: the others are in the cache or the ledger")
     if error is not None and session.as_json:
         raise typer.Exit(error.exit_code)

@@ -12,6 +12,7 @@ from potstill.cli.infer_calibrate import in_short
 from potstill.cli.session import Session, quiet_libraries
 from potstill.errors import InputError, UsageError
 from potstill.records import Trace
+from potstill.wording import counted
 from potstill.workspace import StudentFiles
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def stats(session: Session) -> None:
         return
     with store:
         found, checked = statistics(store), audits(store.judged())
-    lines = [f"{row.namespace}: {row.entries} answers, served {row.hits} times" for row in found]
+    lines = [f"{row.namespace}: {counted(row.entries, 'answer')}, served {counted(row.hits, 'time')}" for row in found]
     lines += [
         f"{row.source}: {row.wrong} of {row.judged} would-be hits wrong ({row.low:.1%} to {row.high:.1%})"
         for row in checked
@@ -108,9 +109,11 @@ def invalidate(session: Session, filters: list[str]) -> None:
             for identity in found if not session.dry_run else []:
                 store.forget(identity)
     if session.dry_run:
-        session.show_plan({"invalidate": len(found)}, f"would drop {len(found)} answers")
+        session.show_plan({"invalidate": len(found)}, f"would drop {counted(len(found), 'answer')}")
     else:
-        session.show({"invalidated": len(found)}, f"dropped {len(found)} answers; their questions are asked anew")
+        session.show(
+            {"invalidated": len(found)}, f"dropped {counted(len(found), 'answer')}; what they answered is asked anew"
+        )
 
 
 def export(session: Session, target: str) -> None:
@@ -122,7 +125,7 @@ def export(session: Session, target: str) -> None:
         return
     with _open(session) as store:
         count = write(store, Path(target))
-    session.show({"exported": count, "file": target}, f"{count} answers written to {target}")
+    session.show({"exported": count, "file": target}, f"{counted(count, 'answer')} written to {target}")
 
 
 def take_in(session: Session, source: str) -> None:
@@ -134,7 +137,7 @@ def take_in(session: Session, source: str) -> None:
         return
     with _open(session) as store:
         added, known = restore(store, Path(source), time.time())
-    session.show({"imported": added, "known": known}, f"{added} answers added, {known} were here")
+    session.show({"imported": added, "known": known}, f"{counted(added, 'answer')} added, {known} were here")
 
 
 def replay(session: Session, source: str, student: Path | None) -> None:

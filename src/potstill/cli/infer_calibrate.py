@@ -11,6 +11,7 @@ import typer
 from potstill.cli.infer_router import router_of
 from potstill.cli.session import Session
 from potstill.errors import InputError, PartialError
+from potstill.wording import counted
 
 if TYPE_CHECKING:
     from potstill.infer.calibration import Calibration
@@ -40,7 +41,7 @@ def calibrate(session: Session, source: str) -> None:
     else:
         pairs = read_pairs(Path(source))
     if session.dry_run:
-        session.show_plan({"pairs": len(pairs)}, f"would calibrate {cache.encoder} on {len(pairs)} pairs")
+        session.show_plan({"pairs": len(pairs)}, f"would calibrate {cache.encoder} on {counted(len(pairs), 'pair')}")
         return
     files = calibration_files(cache, session.workspace)
 

@@ -33,7 +33,7 @@ class Failed:
 class Progress:
     """How far a run, or a paid step of it, is. Dollars are those of this run; `reused` answers were paid for earlier.
 
-    `total` is 0 while it is not known how many there will be.
+    `total` is 0 while it is not known how many there will be; `jobs` are batch jobs under way.
     """
 
     total: int
@@ -43,6 +43,7 @@ class Progress:
     spent_usd: Decimal = Decimal(0)
     failed: list[Failed] = field(default_factory=list)
     step: str = "generate"
+    jobs: int = 0
 
     @property
     def over(self) -> bool:

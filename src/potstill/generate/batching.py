@@ -86,7 +86,11 @@ class Rounds:
 
     def _start(self, job: Job, progress: Progress, *, cancel: bool = False) -> asyncio.Task[JobResult]:
         async def run() -> JobResult:
-            result = await self.batcher.run(job, cancel=cancel)
+            progress.jobs += 1
+            try:
+                result = await self.batcher.run(job, cancel=cancel, waiting=lambda: self.report(progress))
+            finally:
+                progress.jobs -= 1
             self.failed |= result.failed
             progress.done += result.answered
             progress.spent_usd += result.usd

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from potstill.generate.figures import Lengths
+from potstill.wording import counted
 
 if TYPE_CHECKING:
     from potstill.generate.dataset import DatasetManifest
@@ -58,20 +59,21 @@ def _summary(manifest: DatasetManifest) -> str:
     models = "`, `".join(manifest.models_answered) or manifest.teacher_model
     count = sum(manifest.samples.values())
     roles = ", ".join(f"`{role.name}` ({role.language})" for role in manifest.roles)
-    return f"{count} answers of `{models}` to {manifest.prompts} prompts in {len(manifest.roles)} roles: {roles}."
+    asked = f"{counted(manifest.prompts, 'prompt')} in {counted(len(manifest.roles), 'role')}"
+    return f"{counted(count, 'answer')} of `{models}` to {asked}: {roles}."
 
 
 def _sifted(manifest: DatasetManifest) -> str:
     count = sum(manifest.rejected.values())
     if not count:
         return "Nothing."
-    return f"{count} answers, each with its reason in `rejected.jsonl`."
+    return f"{counted(count, 'answer')}, each with its reason in `rejected.jsonl`."
 
 
 def _splits(manifest: DatasetManifest) -> str:
     groups = sum(manifest.alike_prompts.values())
     prompts = sum(int(size) * count for size, count in manifest.alike_prompts.items())
-    near = f" {prompts} prompts are nearly the same as another, in {groups} groups." if groups else ""
+    near = f" {prompts} prompts are nearly the same as another, in {counted(groups, 'group')}." if groups else ""
     return f"All samples of one prompt, and of prompts that are nearly the same, are in one split.{near}"
 
 

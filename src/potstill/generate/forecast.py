@@ -25,6 +25,7 @@ from potstill.records import Usage
 from potstill.teacher.pacing import PaceState, effective
 from potstill.teacher.paid import limits, scope, worst_input_tokens
 from potstill.teacher.presets import check_service
+from potstill.wording import counted
 from potstill.workspace import Workspace
 
 SERVICES = ("standard", "flex", "batch")
@@ -232,7 +233,7 @@ def _most(config: Config) -> int:
 def _basis(history: list[int], output: Interval | None) -> str:
     if output is None:
         return (
-            f"assumed {ASSUMED_SHARE:.0%} of max_output_tokens an answer: the ledger has {len(history)} answers of this"
+            f"assumed {ASSUMED_SHARE:.0%} of max_output_tokens an answer: the ledger has {counted(len(history), 'answer')} of this"
             f" model, an interval needs {ENOUGH}; `potstill generate --pilot 20` pays for 20 of the answers and measures"
         )
     return f"{output.known} answers of this model in the ledger; 90 % interval by {output.method}"

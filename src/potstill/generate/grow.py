@@ -27,6 +27,7 @@ from potstill.generate.sift import Rejection
 from potstill.prompts import Prompt, PromptFiles, fill, load_personas, load_template
 from potstill.records import Message, Record
 from potstill.teacher.calls import Answer, Asks, TeacherRequest, build_request
+from potstill.wording import counted
 from potstill.workspace import LineFile, Workspace
 
 EXAMPLES = 6
@@ -263,7 +264,7 @@ def prompt_id(text: str) -> str:
 def _fault(text: str, language: str, answer: Answer) -> Rejection | None:
     """What is wrong with a new prompt by itself."""
     if not text:
-        return Rejection("no prompt", f"{answer.finish_reason}, {len(answer.text)} characters")
+        return Rejection("no prompt", f"{answer.finish_reason}, {counted(len(answer.text), 'character')}")
     if len(text) > MAX_PROMPT_CHARS:
         return Rejection("too long", f"{len(text)} characters")
     if not fits(found := language_of(text), language):

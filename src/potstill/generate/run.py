@@ -30,6 +30,7 @@ from potstill.teacher.connect import check_client
 from potstill.teacher.line import StoppedError
 from potstill.teacher.opening import OfflineTeacher, open_batcher, open_offline, open_teacher
 from potstill.teacher.paid import PaidTeacher, stored_answer
+from potstill.wording import counted
 from potstill.workspace import Workspace
 
 Teacher = PaidTeacher | OfflineTeacher | Batcher
@@ -60,7 +61,7 @@ class Terms:
 class Outcome:
     """What a run came to. `stopped` is the error that ended it early; the dataset then holds what there is.
 
-    `manifest` is None for a pilot and for a run that the user stopped: both write no dataset.
+    `manifest` is None where no dataset was written: by a pilot, a run that the user stopped, one that has no answer at all.
     """
 
     manifest: DatasetManifest | None
@@ -101,7 +102,8 @@ async def generate(config: Config, secrets: Secrets, workspace: Workspace, terms
         start = _start(plan, teacher.ledger)
         progress, stopped = await _ask(plan, teacher, start, terms)
         manifest, published = None, Published()
-        if terms.pilot is None and not isinstance(stopped, StoppedError):
+        has_some = progress.done > 0 or progress.total == 0 or config.generate.from_traces
+        if terms.pilot is None and has_some and not isinstance(stopped, StoppedError):
             ledger, pay = teacher.ledger, stopped is None and prepares
             with traced(plan, workspace) as extra:
                 refined = await refine(plan, lambda: stored_samples(plan, ledger), ledger, place, extra, pay=pay)
@@ -193,7 +195,7 @@ def _refuse_waiting_jobs(config: Config, teacher: PaidTeacher | OfflineTeacher, 
     """What a batch job is to answer must not be asked, and paid for, beside it."""
     waiting = teacher.ledger.jobs.unfinished(config.teacher.model)
     if waiting and not offline:
-        message = f"{len(waiting)} batch jobs of this workspace are still to answer"
+        message = f"this workspace still waits for {counted(len(waiting), 'batch job')}"
         raise UsageError(message, hint="wait for them with --service batch, or end them with --cancel-batches")
 
 

@@ -12,6 +12,7 @@ from potstill.generate.neighbours import similarity
 from potstill.generate.phrases import leak_in, refusal_in
 from potstill.records import Sample
 from potstill.teacher.wire import REFUSED
+from potstill.wording import counted
 
 TRUNCATED = "MAX_TOKENS"
 LOOP_MIN_CHARS = 40
@@ -131,7 +132,7 @@ def judge_text(text: str, finish_reason: str, filters: FilterConfig) -> Verdict:
     if finish_reason == TRUNCATED and not filters.keep_truncated:
         return Rejection("truncated", "the answer hit generate.max_output_tokens")
     if length < max(1, filters.min_chars):
-        return Rejection("too short" if length else "empty", f"{length} characters, {finish_reason}")
+        return Rejection("too short" if length else "empty", f"{counted(length, 'character')}, {finish_reason}")
     if filters.max_chars is not None and length > filters.max_chars:
         return Rejection("too long", f"{length} characters")
     if (share := repeated_share(text)) > filters.max_repetition:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from potstill.errors import InputError, PotstillError, TeacherError
 from potstill.records import Record, Trace, Usd
+from potstill.wording import counted
 from potstill.workspace import read_text, write_atomic
 
 
@@ -228,7 +229,7 @@ def summary_lines(summary: Summary) -> list[str]:
     """What a reader is told of a batch."""
     routes = ", ".join(f"{count} {route}" for route, count in summary.routes.items() if count) or "none answered"
     lines = [
-        f"{summary.questions} questions: {routes}; hit rate {summary.hit_rate:.0%}",
+        f"{counted(summary.questions, 'question')}: {routes}; hit rate {summary.hit_rate:.0%}",
         f"cost {beside_gemini(summary.cost_usd, summary.baseline_usd)}",
     ]
     if summary.break_even is not None:

@@ -82,8 +82,8 @@ class Batcher:
         label = f"potstill-{secrets.token_hex(8)}"
         return await self.ledger.jobs.plan(label, self._teacher.model, intents)
 
-    async def run(self, job: Job, *, cancel: bool = False) -> JobResult:
-        """Bring a job from wherever it is to its end, and settle what it gave.
+    async def run(self, job: Job, *, cancel: bool = False, waiting: Callable[[], None] = lambda: None) -> JobResult:
+        """Bring a job from wherever it is to its end, and settle what it gave; `waiting` is called before each wait for it.
 
         Raises KeyRefusedError, UsageError for an unknown model, QuotaError where the queue is full, TeacherError where
         the service is out of reach, and StoppedError; but for an unknown model the job stays for the next run.
@@ -99,7 +99,7 @@ class Batcher:
                     return created
                 job = created
             begun = await self._cancel(job) if cancel else True
-            return await self._collect(job, await self._wait(job), begun=begun)
+            return await self._collect(job, await self._wait(job, waiting), begun=begun)
         finally:
             self._running -= 1
 
@@ -149,7 +149,7 @@ class Batcher:
         await self._rest(self._teacher.batch_poll_s)
         return None
 
-    async def _wait(self, job: Job) -> JobView:
+    async def _wait(self, job: Job, waiting: Callable[[], None]) -> JobView:
         """Look at the job now and then until it has ended; one that is gone has ended too."""
         name = job.name or ""
         while True:
@@ -159,6 +159,7 @@ class Batcher:
                 return JobView(name, job.label, "GONE", error=str(error))
             if view.ended:
                 return view
+            waiting()
             await self._rest(self._teacher.batch_poll_s)
 
     async def _cancel(self, job: Job) -> bool:

@@ -17,6 +17,7 @@ from potstill.errors import BudgetError, PotstillError, QuotaError
 from potstill.ledger import Admitted, Change, Gate, Held, Intent, Ledger, Ticket, to_pico
 from potstill.teacher.pacing import DayOver, Limits, Need, PaceState, Wait, admit, end_day, learn, pause, settle
 from potstill.teacher.throttle import Throttle
+from potstill.wording import counted
 
 
 class StoppedError(Exception):
@@ -147,7 +148,7 @@ class Line:
     def _front(self) -> list[_Waiter]:
         """Take those who may ask now out of the line; where no more requests are allowed, refuse all."""
         if self._left == 0:
-            message = f"the limit of {self._max_requests} requests in one run is reached"
+            message = f"the limit of {counted(self._max_requests or 0, 'request')} in one run is reached"
             while self._waiting:
                 error = BudgetError(message, hint="run the same command again, or raise --max-requests")
                 _refuse(self._waiting.popleft(), error)

@@ -201,7 +201,7 @@ class PaidTeacher:
         failure = Failure(received.lost or "http", received.status, received.body)
         jitter = random.random()  # noqa: S311  (spreads retries; nothing secret)
         decision = after_failure(failure, attempt, self._teacher.max_attempts, datetime.now(UTC), jitter)
-        if received.status is None:
+        if received.status is None and not received.unsent:
             await self.ledger.lose(entry.ticket.attempt, received.lost or "lost")
         else:
             nothing = self._line.settlement(entry, 0, 0)

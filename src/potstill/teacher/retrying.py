@@ -17,6 +17,7 @@ from typing import Any
 from potstill.errors import KeyRefusedError, PotstillError, QuotaError, UsageError
 from potstill.teacher.pacing import MINUTE_S, next_day
 from potstill.teacher.wire import FINAL, Reply
+from potstill.wording import counted
 
 BACKOFF_S = 1.0
 MAX_BACKOFF_S = 60.0
@@ -92,7 +93,7 @@ def after_failure(
     if failure.status is not None and not _passing(failure.status):
         return GiveUp(reason, str(error.get("message") or reason))
     if attempt >= max_attempts:
-        return GiveUp(reason, f"{error.get('message') or reason}, {attempt} attempts")
+        return GiveUp(reason, f"{error.get('message') or reason}, {counted(attempt, 'attempt')}")
     backoff_s = min(MAX_BACKOFF_S, BACKOFF_S * 2 ** (attempt - 1)) * (0.5 + jitter)
     overload = failure.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
     return Retry(backoff_s, reason, overload=overload)

@@ -16,11 +16,15 @@ from potstill.teacher.hearing import Hearing
 
 @dataclass(frozen=True)
 class Received:
-    """What came back: a status and a body as received, or `lost` saying why nothing did (possibly paid)."""
+    """What came back: a status and a body as received, or `lost` saying why nothing did (possibly paid).
+
+    `unsent`: there was no connection, so that nothing left and nothing was billed.
+    """
 
     status: int | None
     body: str = ""
     lost: str | None = None
+    unsent: bool = False
 
 
 class Transport(Protocol):
@@ -122,6 +126,14 @@ def received_error(error: Exception) -> Received | None:
 
     if isinstance(error, errors.APIError):
         return Received(status=error.code, body=_error_body(error))
+    unconnected = (
+        aiohttp.ClientConnectorError,
+        aiohttp.ConnectionTimeoutError,
+        httpx2.ConnectError,
+        httpx2.ConnectTimeout,
+    )
+    if isinstance(error, unconnected):
+        return Received(status=None, lost=f"no connection: {type(error).__name__}", unsent=True)
     if isinstance(error, TimeoutError):
         return Received(status=None, lost="timeout")
     if isinstance(error, UnicodeDecodeError):

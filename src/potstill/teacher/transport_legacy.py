@@ -78,7 +78,8 @@ class LegacyTransport:
         from google.api_core.exceptions import GoogleAPICallError
         from google.auth.exceptions import GoogleAuthError
         from google.protobuf.json_format import ParseError
-        from requests.exceptions import RequestException, Timeout, TooManyRedirects
+        from requests.exceptions import ConnectTimeout, RequestException, Timeout, TooManyRedirects
+        from urllib3.exceptions import NewConnectionError
 
         self._seen.reply = None
         try:
@@ -88,12 +89,14 @@ class LegacyTransport:
         model = self._sdk.GenerativeModel(request.model, system_instruction=request.body.get("systemInstruction"))
         try:
             model.generate_content(**arguments, request_options={"timeout": self._timeout_s, "retry": None})
-        except Timeout:
-            return Received(status=None, lost="timeout")
+        except Timeout as error:
+            return Received(status=None, lost="timeout", unsent=isinstance(error, ConnectTimeout))
         except TooManyRedirects as error:
             return Received(status=error.response.status_code if error.response is not None else HTTPStatus.FOUND)
         except RequestException as error:
-            return Received(status=None, lost=f"connection: {type(error).__name__}")
+            unsent = isinstance(getattr(error.args[0] if error.args else None, "reason", None), NewConnectionError)
+            words = "no connection" if unsent else "connection"
+            return Received(status=None, lost=f"{words}: {type(error).__name__}", unsent=unsent)
         except (GoogleAPICallError, GoogleAuthError, ParseError, ValueError):
             pass  # the reply as it came says more
         return self._seen.reply or Received(status=None, lost="no reply")

@@ -25,6 +25,8 @@ PARAMETERS = {
 }
 OF_JSON = {"responseMimeType", "responseJsonSchema"}
 OF_LIMITS = {"maxOutputTokens", "thinkingConfig"}
+UNCONNECTED = {"ConnectError", "ConnectTimeout"}
+"""Of httpx, or of httpx2, whichever the client uses."""
 TRY_AGAIN = re.compile(r"try again in (?:(\d+)m(?!s))?\s*([0-9.]+)(ms|s)\b", re.IGNORECASE)
 TYPE = "type.googleapis.com/google.rpc."
 
@@ -62,10 +64,8 @@ class OpenAITransport:
         except openai.APIStatusError as error:
             reply = error.response
             return Received(error.status_code, as_status(error.status_code, reply.text, dict(reply.headers)))
-        except (openai.APITimeoutError, TimeoutError):
-            return Received(status=None, lost="timeout")
-        except openai.APIConnectionError as error:
-            return Received(status=None, lost=f"connection: {type(error.__cause__ or error).__name__}")
+        except (openai.APIConnectionError, TimeoutError) as error:
+            return _without_reply(error)
         try:
             return Received(status=raw.http_response.status_code, body=raw.http_response.content.decode("utf-8"))
         except UnicodeDecodeError:
@@ -74,6 +74,17 @@ class OpenAITransport:
     async def close(self) -> None:
         """Close the client's connections."""
         await self._client.close()
+
+
+def _without_reply(error: Exception) -> Received:
+    """Why there is no reply: no connection was made, it took too long, or it broke."""
+    import openai
+
+    cause = type(error.__cause__ or error).__name__
+    if cause in UNCONNECTED:
+        return Received(status=None, lost=f"no connection: {cause}", unsent=True)
+    is_late = isinstance(error, openai.APITimeoutError | TimeoutError)
+    return Received(status=None, lost="timeout" if is_late else f"connection: {cause}")
 
 
 def chat_parameters(request: TeacherRequest, limit: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from potstill.cli.cost.money import Currency, currency_of, money, plain_data, sh
 from potstill.cli.cost.tables import Table, form_of, page
 from potstill.cli.session import Session, with_session
 from potstill.errors import BudgetError, UsageError
+from potstill.wording import counted
 
 if TYPE_CHECKING:
     from potstill.cost.estimate import Estimate
@@ -100,7 +101,7 @@ def _services(found: Estimate, model: str, shown: Currency) -> Table:
         for offer in found.services
     ]
     title = (
-        f"{model}: {found.todo} answers to pay for ({found.paid} of {found.cells} are in the ledger), "
+        f"{model}: {counted(found.todo, 'answer')} to pay for ({found.paid} of {found.cells} are in the ledger), "
         f"{found.input_tokens:,} + {found.output_tokens:,} tokens"
     )
     return Table(HEADS, rows, title, FIGURES)
