@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from potstill.records import Message
@@ -57,6 +58,15 @@ def tiny_model(tokenizer: Any, family: str = "Llama", **changes: Any) -> Any:
     }
     config = getattr(transformers, f"{family}Config")(**{**shape, **changes})
     return getattr(transformers, f"{family}ForCausalLM")(config).eval()
+
+
+def save_tiny(folder: Path) -> Any:
+    """Put such a model and its tokenizer into a folder, as a base; gives the model."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.save_pretrained(folder)
+    model = tiny_model(tokenizer)
+    model.save_pretrained(folder)
+    return model
 
 
 def chat(text: str, *answer: str) -> list[Message]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import COMMAND
 from tests.e2e.test_distill_cli import write_dataset
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_tiny
 
 from potstill.workspace import Workspace
 
@@ -37,9 +37,7 @@ def test_cells_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     The last cell shows the report by IPython, which is no dependency: its file is looked at instead.
     """
-    tokenizer = tiny_tokenizer()
-    tokenizer.save_pretrained(tmp_path / "base")
-    tiny_model(tokenizer).save_pretrained(tmp_path / "base")
+    save_tiny(tmp_path / "base")
     write_dataset(Workspace(tmp_path))
     (tmp_path / "colab-t4.yaml").write_text((ROOT / "configs" / "colab-t4.yaml").read_text("utf-8"))
     monkeypatch.chdir(tmp_path)

@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 from tests.conftest import Run
 from tests.e2e.test_distill_cli import write_dataset
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_tiny
 
 from potstill.workspace import StudentFiles, Workspace
 
@@ -58,9 +58,7 @@ def ended(run: subprocess.Popen[str]) -> tuple[int, dict[str, Any], str]:
 @pytest.fixture
 def base(tmp_path: Path) -> None:
     """A tiny base, in the folder that the commands run in."""
-    tokenizer = tiny_tokenizer()
-    tokenizer.save_pretrained(tmp_path / "base")
-    tiny_model(tokenizer).save_pretrained(tmp_path / "base")
+    save_tiny(tmp_path / "base")
 
 
 @pytest.mark.usefixtures("base")
