@@ -47,13 +47,14 @@ class RemoteStudent:
         self._opened: tuple[Any, asyncio.Semaphore] | None = None
 
     def answer(self, queries: Sequence[StudentQuery]) -> list[StudentAnswer]:
-        """Ask for all answers at once, from where no event loop runs; raises as `ask` does."""
+        """Ask for all answers at once, from where no event loop runs; raises as `ask` does. Threads may ask side by side."""
+        apart = RemoteStudent(self.name, self._systems, self._key, self._timeout_s)  # connections belong to one loop
 
         async def once() -> list[StudentAnswer]:
             try:
-                return await self.ask(queries)
+                return await apart.ask(queries)
             finally:
-                await self.close()
+                await apart.close()
 
         return asyncio.run(once())
 
