@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from typing import TYPE_CHECKING
 
-from potstill.generate.figures import Lengths
+from potstill.generate.figures import DatasetManifest, Lengths
 from potstill.wording import counted
-
-if TYPE_CHECKING:
-    from potstill.generate.dataset import DatasetManifest
 
 LANGUAGE_NAMES = {
     "en": "English",

@@ -8,17 +8,17 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain
-from typing import Any, Literal
+from typing import Literal
 
 from potstill import __version__
 from potstill.config import Config, SplitConfig
 from potstill.generate.card import card
-from potstill.generate.figures import Figures, Tally
+from potstill.generate.figures import DatasetManifest, RoleNote, Tally
 from potstill.generate.groups import Copies, Groups
 from potstill.generate.plan import Cell, Plan
 from potstill.generate.sift import Gauge, Kept, sift
 from potstill.prompts import Role
-from potstill.records import Message, Record, Rejected, Sample, Usage, content_id, text_sha
+from potstill.records import Message, Rejected, Sample, content_id, text_sha
 from potstill.teacher.calls import Answer
 from potstill.workspace import LineFile, Workspace, write_atomic
 
@@ -26,39 +26,6 @@ SPLITS = ("train", "validation", "test")
 Split = Literal["train", "validation", "test"]
 Keyed = tuple[str, str]
 """A prompt's id and its text."""
-
-
-class RoleNote(Record):
-    """A role as the dataset was made with it."""
-
-    name: str
-    language: str
-    system: str
-    sha: str
-
-
-class DatasetManifest(Record):
-    """`dataset/manifest.json`: what the dataset was made from, and what it came to.
-
-    `alike_prompts`: how many groups of near-duplicate prompts there are of each size; each group is in one split.
-    """
-
-    schema_version: Literal[1] = 1
-    potstill: str
-    created_at: datetime
-    teacher_model: str
-    models_answered: tuple[str, ...]
-    roles: tuple[RoleNote, ...]
-    prompts: int
-    samples: Mapping[str, int]
-    rejected: Mapping[str, int]
-    missing: int
-    cost_usd: str
-    usage: Usage
-    figures: Figures = Figures()
-    alike_prompts: Mapping[str, int] = {}
-    sha256: Mapping[str, str]
-    config: Mapping[str, Any]
 
 
 def split_of(prompt_id: str, splits: SplitConfig) -> Split:

@@ -1,11 +1,13 @@
-"""What a dataset comes to in figures, summed up while it is written: nothing is held per sample."""
+"""What a dataset comes to: its manifest, and figures summed up while it is written; nothing is held per sample."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
+from typing import Any, Literal
 
 from potstill.generate.languages import language_of
 from potstill.records import Record, Sample, Usage
@@ -28,6 +30,39 @@ class Figures(Record):
     prompt_chars: Lengths | None = None
     answer_chars: Lengths | None = None
     turns: Mapping[str, int] = {}
+
+
+class RoleNote(Record):
+    """A role as the dataset was made with it."""
+
+    name: str
+    language: str
+    system: str
+    sha: str
+
+
+class DatasetManifest(Record):
+    """`dataset/manifest.json`: what the dataset was made from, and what it came to.
+
+    `alike_prompts`: how many groups of near-duplicate prompts there are of each size; each group is in one split.
+    """
+
+    schema_version: Literal[1] = 1
+    potstill: str
+    created_at: datetime
+    teacher_model: str
+    models_answered: tuple[str, ...]
+    roles: tuple[RoleNote, ...]
+    prompts: int
+    samples: Mapping[str, int]
+    rejected: Mapping[str, int]
+    missing: int
+    cost_usd: str
+    usage: Usage
+    figures: Figures = Figures()
+    alike_prompts: Mapping[str, int] = {}
+    sha256: Mapping[str, str]
+    config: Mapping[str, Any]
 
 
 @dataclass

@@ -12,8 +12,9 @@ from potstill.config import Config, Secrets
 from potstill.errors import PotstillError, UsageError
 from potstill.generate.ask import Asking, Failed, Progress, Report, ask_all
 from potstill.generate.batching import Rounds
-from potstill.generate.dataset import DatasetManifest, sample_of, write_dataset
+from potstill.generate.dataset import sample_of, write_dataset
 from potstill.generate.failures import Encode
+from potstill.generate.figures import DatasetManifest
 from potstill.generate.frontier import Frontier
 from potstill.generate.grow import Growth
 from potstill.generate.outcomes import both, second_request
