@@ -4,7 +4,8 @@
 
 The emulator knows eight topics of the hardware FAQ and answers with the topic's name. The first round has many questions of
 four of them and few of the others. Then its prompts grow: like those that the student failed at (`--from-failures`), or by
-the same number like any of the pool (`grow`, self-instruct). Base: a small Llama shape with random weights, adapters of full
+the same number like any of the pool (`grow`, self-instruct). A fourth row keeps the first student where the verdict on the
+second one says that it was better on the held-out questions. Base: a small Llama shape with random weights, adapters of full
 rank, equally many steps in all three students. Scored on questions that neither the student ever saw nor the teacher gives.
 """
 
@@ -37,6 +38,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "near the failures": {"failures": {"target": TARGET}},
     "as many from anywhere": {"grow": {"target": TARGET, "method": "self-instruct"}},
 }
+
+KEPT = "near the failures, unless the verdict says worse"
 
 
 def faq(folder: Path, seed: int) -> tuple[dict[str, list[str]], dict[str, list[str]], set[str]]:
@@ -100,8 +103,8 @@ def settings(folder: Path, url: str, seed: int, arm: dict[str, Any]) -> Any:
     )
 
 
-def one_round(config: Any) -> tuple[int, int, Decimal]:
-    """Generate and distill; gives the prompts near failures, the training samples and what the ledger has paid."""
+def one_round(config: Any) -> tuple[int, int, Decimal, float]:
+    """Generate and distill; gives prompts near failures, training samples, what was paid, and the gain by the verdict."""
     from pydantic import SecretStr
 
     from potstill.config import Secrets, with_values
@@ -123,9 +126,12 @@ def one_round(config: Any) -> tuple[int, int, Decimal]:
     outcome = asyncio.run(run())
     assert outcome.stopped is None, outcome.stopped
     count = outcome.manifest.samples["train"]
-    distill(with_values(config, distill={"epochs": STEPS * BATCH / count}), workspace, lambda _: None, lambda _: None)
+    config = with_values(config, distill={"epochs": STEPS * BATCH / count})
+    done = distill(config, workspace, lambda _: None, lambda _: None)
+    assert done is not None
+    gain = 0.0 if done.verdict.gain is None else done.verdict.gain.gain
     with LedgerView(workspace.ledger) as view:
-        return outcome.second_round.grown if outcome.second_round else 0, count, view.committed()
+        return outcome.second_round.grown if outcome.second_round else 0, count, view.committed(), gain
 
 
 def score(config: Any, fresh: dict[str, list[str]]) -> dict[str, float]:
@@ -165,7 +171,7 @@ def compare(seed: int) -> dict[str, tuple[float, float, int, Decimal]]:
                 if "grow" in values:
                     changed = {"grow": {**values["grow"], "target": grown}}
                 config = settings(folder, emulator.url, seed, changed)
-                near, count, usd = one_round(config)
+                near, count, usd, gain = one_round(config)
                 grown = near or grown
                 right = score(config, fresh)
                 shares = [
@@ -173,6 +179,8 @@ def compare(seed: int) -> dict[str, tuple[float, float, int, Decimal]]:
                     for is_rare in (True, False)
                 ]
                 found[arm] = (shares[0], shares[1], count, usd)
+                if near:
+                    found[KEPT] = found["first round" if gain < 0 else arm]
     return found
 
 
@@ -182,7 +190,7 @@ def main() -> None:
     runs = [compare(seed) for seed in SEEDS]
     print("| | neglected topics | other topics | all, by seed | all, mean | training samples | dollars |")
     print("|---|---|---|---|---|---|---|")
-    for arm in ARMS:
+    for arm in runs[0]:
         rare, common, counts, dollars = zip(*(run[arm] for run in runs), strict=True)
         every = [(left + right) / 2 for left, right in zip(rare, common, strict=True)]
         means = [f"{statistics.mean(shares):.1%}" for shares in (rare, common)]

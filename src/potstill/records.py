@@ -238,12 +238,23 @@ class RouterRule(Record):
     alone: RouterRule | None = None
 
 
+class Gain(Record):
+    """A student's score less that of the student before it, on the same held-out prompts, with its 95 % interval."""
+
+    n: int
+    earlier: float
+    gain: float
+    low: float
+    high: float
+
+
 class Verdict(Record):
     """Can the student replace the teacher? Stands in `students/<name>/verdict.json`.
 
     `near_duplicates` counts held-out answers left out because their question stands among the training questions.
     Break-even counts requests of all traffic, of which the student answers `coverage_paid`. `evaluation_id` names the
-    settings that it was judged by, `encoder` what measured the similarity (or why nothing did).
+    settings that it was judged by, `encoder` what measured the similarity (or why nothing did). `gain` is None where no
+    student stood here before, or one that answers something else.
     """
 
     schema_version: Literal[1] = 1
@@ -271,6 +282,7 @@ class Verdict(Record):
     break_even_days: float | None = None
     evaluation_id: str = ""
     encoder: str = ""
+    gain: Gain | None = None
 
 
 class Evaluated(Record):

@@ -82,6 +82,11 @@ class StudentFiles:
         return self.root / "export"
 
     @property
+    def earlier(self) -> StudentFiles:
+        """`earlier/`: the student that stood here before this one, with its verdict."""
+        return StudentFiles(self.root / "earlier")
+
+    @property
     def loss_plot(self) -> Path:
         """`loss.png`: training and validation loss."""
         return self.root / "loss.png"

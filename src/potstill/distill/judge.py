@@ -15,7 +15,7 @@ from potstill.distill.metrics import METRIC, agreement
 from potstill.distill.router import Nearness, router_rule
 from potstill.distill.similarity import mean_similarity
 from potstill.distill.stats import ceiling, interval
-from potstill.records import Ceiling, Duel, Sample, Score, Verdict
+from potstill.records import Ceiling, Duel, Gain, Sample, Score, Verdict
 
 HALF = 0.5
 """A judge's score between equals: as many wins as losses."""
@@ -38,12 +38,13 @@ class Case:
 class Evidence:
     """The answers before and after training, and what else is known.
 
-    `nll` is (before, after) by role; "" is all. `near` is None where no encoder could be had; `encoder` names
+    `earlier` are the answers of the student that stood here before. `nll` is (before, after) by role; "" is all. `near` is None where no encoder could be had; `encoder` names
     what measured the answers' similarity, or why nothing did.
     """
 
     before: Sequence[Judged]
     after: Sequence[Judged]
+    earlier: Sequence[Judged] = ()
     near_duplicates: int = 0
     duel: Duel | None = None
     ceiling: Ceiling | None = None
@@ -124,6 +125,7 @@ def verdict(case: Case, evidence: Evidence, at: datetime) -> Verdict:
         requests_a_day=case.requests_a_day,
         break_even_days=days,
         encoder=evidence.encoder,
+        gain=_gain(evidence),
     )
 
 
@@ -134,6 +136,16 @@ def break_even(case: Case, coverage: float) -> tuple[int | None, float | None]:
         return None, None
     requests = ceil(case.paid_usd / saved)
     return requests, round(requests / case.requests_a_day, 2)
+
+
+def _gain(evidence: Evidence) -> Gain | None:
+    """What changed against the earlier student, question by question; None where there is none."""
+    if not evidence.earlier:
+        return None
+    pairs = list(zip(evidence.after, evidence.earlier, strict=True))
+    found = interval([new.score - old.score for new, old in pairs], [new.sample.prompt_id for new, _ in pairs])
+    earlier = sum(old.score for _, old in pairs) / len(pairs)
+    return Gain(n=len(pairs), earlier=earlier, gain=found.mean, low=found.low, high=found.high)
 
 
 def _test(evidence: Evidence, found: Score, margin: float) -> tuple[float, float, str]:

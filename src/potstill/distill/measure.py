@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from potstill.config import Config, Secrets
-from potstill.distill.asking import answers, likelihood
+from potstill.distill.asking import Judged, answers, likelihood
 from potstill.distill.heldout import question_of
 from potstill.distill.judge import Evidence, own_agreement
 from potstill.distill.prepare import Prepared
@@ -16,7 +16,8 @@ from potstill.distill.similarity import measured
 from potstill.errors import MachineError
 from potstill.student.base import load_base
 from potstill.student.familiar import Reader, known_questions, nearness, write_known
-from potstill.student.local import LocalStudent, Persona, read_student
+from potstill.student.local import Loaded, LocalStudent, Persona, read_student
+from potstill.student.manifest import read_manifest
 from potstill.workspace import StudentFiles, Workspace
 
 Say = Callable[[str], None]
@@ -24,7 +25,7 @@ MakeReader = Callable[[], Reader]
 
 
 def measure(config: Config, files: StudentFiles, prepared: Prepared, say: Say) -> Evidence:
-    """The base's answers to the held-out questions, and the trained student's on the same base in memory."""
+    """The held-out answers of the base, of the trained student and of the one before it, on one base in memory."""
     data, settings = prepared.data, config.distill
     student = LocalStudent(
         Persona("base", data.roles), load_base(config.student), prepared.tokenizer, prepared.base_sha
@@ -36,9 +37,15 @@ def measure(config: Config, files: StudentFiles, prepared: Prepared, say: Say) -
     student.take(read_student(files))
     after = answers(student, data.held_out, settings.max_new_tokens)
     trained_costs = likelihood(student, data.held_out, settings.max_length)
+    earlier: list[Judged] = []
+    if (other := _comparable(files.earlier, prepared)) is not None:
+        say("so does the student before it")
+        student.take(other)
+        earlier = answers(student, data.held_out, settings.max_new_tokens)
     return Evidence(
         before,
         after,
+        earlier,
         near_duplicates=len(data.leaks),
         ceiling=own_agreement([*data.train, *data.validation, *data.test]),
         nll={name: (costs[name], trained_costs[name]) for name in costs},
@@ -78,6 +85,15 @@ def judged_by_teacher(
     if found.stopped:
         say(f"judging stopped early: {found.stopped}")
     return replace(evidence, after=found.judged, duel=found.duel, ceiling=found.ceiling or evidence.ceiling)
+
+
+def _comparable(earlier: StudentFiles, prepared: Prepared) -> Loaded | None:
+    """The student that stood here before, where it was made to answer the same: on this base, in these roles."""
+    if not earlier.manifest.is_file():
+        return None
+    manifest = read_manifest(earlier)
+    same = (manifest.base_sha, manifest.roles) == (prepared.base_sha, prepared.data.roles)
+    return read_student(earlier) if same else None
 
 
 def _near(files: StudentFiles, prepared: Prepared, encoder: Reader, say: Say) -> Nearness | None:

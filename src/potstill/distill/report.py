@@ -76,6 +76,11 @@ def summary(verdict: Verdict) -> list[str]:
             f"judged by the teacher in pairs: {duel.wins} better, {duel.ties} equal, {duel.losses} worse;"
             f" score {duel.score:.2f}, {duel.low:.2f} to {duel.high:.2f}; it cost ${duel.cost_usd:f}"
         )
+    if (gain := verdict.gain) is not None:
+        lines.append(
+            f"the student before it scored {gain.earlier:.2f} on the same questions: {gain.gain:+.2f},"
+            f" {gain.low:+.2f} to {gain.high:+.2f}; it is kept in earlier/{', and is the better one' if gain.gain < 0 else ''}"
+        )
     if verdict.near_duplicates:
         lines.append(f"{verdict.near_duplicates} held-out answers left out: their questions stand in the training data")
     return [*lines, paid_back(verdict)]
@@ -177,7 +182,7 @@ def _router_table(verdict: Verdict) -> str:
     )
     note = (
         "Risk: upper bound of the share answered badly, one-sided 95 %. Thresholds are tried from the top, "
-        "and the first that fails ends it. Green: the rule."
+        f"and the first that fails ends it.{' Green: the rule.' if verdict.router.threshold is not None else ''}"
     )
     return f"<div class=scroll><table>{head}{rows}</table></div><p class=small>{note}</p>"
 

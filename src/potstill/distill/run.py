@@ -112,6 +112,7 @@ def _train(config: Config, files: StudentFiles, prepared: Prepared, follow: Foll
     """Train, and mark the adapters as finished by the manifest; a run that is cut off later need not train again."""
     rows = prepared.train
     say(f"{len(rows.rows)} samples, {rows.supervised} of {rows.tokens} tokens are learned")
+    _set_aside(files)
     cards = training_cards(config.student)
     with Effort(files.effort, prepared.plan_id, machine_counters(cards)) as effort:
         log = _train_adapters(config, files, prepared, follow)
@@ -124,6 +125,20 @@ def _train(config: Config, files: StudentFiles, prepared: Prepared, follow: Foll
     )  # that of a student before this one: a kill must not leave it beside the new one
     write_atomic(files.manifest, manifest.model_dump_json(indent=2) + "\n")
     return manifest
+
+
+def _set_aside(files: StudentFiles) -> None:
+    """Keep a finished student that will give way, in one move: to compare the new one with it, and to go back to it."""
+    earlier = files.earlier.manifest
+    if not files.manifest.is_file() or (
+        earlier.is_file() and earlier.read_bytes() == files.manifest.read_bytes()
+    ):  # none, or kept by a run that was cut off since
+        return
+    new = files.root / "earlier.new"
+    shutil.rmtree(new, ignore_errors=True)
+    shutil.copytree(files.root, new, ignore=shutil.ignore_patterns("checkpoints", "effort.json", "export", "earlier*"))
+    shutil.rmtree(files.earlier.root, ignore_errors=True)
+    new.rename(files.earlier.root)
 
 
 def _train_adapters(config: Config, files: StudentFiles, prepared: Prepared, follow: Follow) -> list[dict[str, float]]:
