@@ -158,7 +158,7 @@ def _lines(shape: Shape, place: Place, asked: Recipe, memory: Memory, best: Choi
     how = f"{'nf4' if asked.nf4 else '16-bit'}, r {asked.rank}, {asked.tokens} tokens a micro-batch"
     kept = "computed twice" if asked.checkpointing else "kept"
     lines = [
-        f"{shape.name}: {shape.parameters / 1e9:.2f} billion parameters; {place.name}: {place.free_bytes / GIB:.1f} GiB",
+        f"{shape.name}: {shape.parameters / 1e6:,.0f} million parameters; {place.name}: {place.free_bytes / GIB:.1f} GiB",
         *([f"the local teacher takes {place.held_bytes / GIB:.1f} GiB beside that"] if place.held_bytes else []),
         f"as configured ({how}, activations {kept}): {fits}",
         *(f"  {name:28} {size / GIB:7.2f} GiB" for name, size in parts),

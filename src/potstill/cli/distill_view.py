@@ -39,7 +39,7 @@ def show_dry_run(session: Session, found: Prepared) -> None:
         ", ".join(f"{name} {numbers[name]}" for name in ("truncated", "dropped", "duplicates", "leaks")),
         *(f"note: {note}" for note in notes),
         f"samples, with what is learned {how}:",
-        *(painted(stretches, colour=colour) for stretches in shown),
+        *(f"{painted(stretches, colour=colour)}\n" for stretches in shown),
     ]
     session.show_plan(document, "\n".join(lines))
 
