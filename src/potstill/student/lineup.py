@@ -1,9 +1,8 @@
-"""What waits to be decoded: numbered as it comes, taken in that order, dropped by number."""
+"""The rows of an engine: those that have a place, and those that wait for one, numbered as they came."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
 
@@ -13,33 +12,40 @@ class Numbered(Protocol):
     number: int
 
 
-Waiting = TypeVar("Waiting", bound=Numbered)
+Member = TypeVar("Member", bound=Numbered)
 
 
-class Lineup(Generic[Waiting]):
-    """Rows that wait for a place in an engine."""
+class Lineup(Generic[Member]):
+    """What all engines have in common: rows join, wait in the order in which they came, and get one of the places."""
 
-    def __init__(self) -> None:
-        self._rows: deque[Waiting] = deque()
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._rows: list[Member] = []
+        self._waiting: deque[Member] = deque()
         self._made = 0
 
-    def __len__(self) -> int:
+    @property
+    def running(self) -> int:
+        """Rows that have a place."""
         return len(self._rows)
 
-    def __iter__(self) -> Iterator[Waiting]:
-        return iter(self._rows)
+    @property
+    def waiting(self) -> int:
+        """Rows that wait for one."""
+        return len(self._waiting)
 
-    def join(self, row: Waiting) -> int:
-        """Let a row wait; gives its number."""
+    def add(self, row: Member) -> int:
+        """Let a row join; gives its number."""
         row.number = self._made
         self._made += 1
-        self._rows.append(row)
+        self._waiting.append(row)
         return row.number
 
-    def drop(self, number: int) -> None:
-        """Let a row wait no longer; one that is not here is no error."""
-        self._rows = deque(row for row in self._rows if row.number != number)
+    def _drop(self, number: int) -> None:
+        """Let a row wait no longer; one that does not wait is no error."""
+        self._waiting = deque(row for row in self._waiting if row.number != number)
 
-    def take(self, count: int) -> list[Waiting]:
-        """The rows that have waited longest, at most so many."""
-        return [self._rows.popleft() for _ in range(min(count, len(self._rows)))]
+    def _next(self) -> list[Member]:
+        """The rows that have waited longest, as many as there are free places."""
+        free = self._slots - len(self._rows)
+        return [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]

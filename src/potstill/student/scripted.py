@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from potstill.errors import InputError
 from potstill.records import content_id
@@ -65,24 +64,12 @@ class ScriptedRow:
     said: int = 0
 
 
-class ScriptedEngine:
+class ScriptedEngine(Lineup[ScriptedRow]):
     """Implements `answers.Engine`."""
 
     def __init__(self, student: ScriptedStudent, slots: int) -> None:
+        super().__init__(slots)
         self._student = student
-        self._slots = slots
-        self._rows: list[ScriptedRow] = []
-        self._waiting: Lineup[ScriptedRow] = Lineup()
-
-    @property
-    def running(self) -> int:
-        """Queries that speak."""
-        return len(self._rows)
-
-    @property
-    def waiting(self) -> int:
-        """Queries that wait."""
-        return len(self._waiting)
 
     def prepare(self, query: StudentQuery) -> ScriptedRow:
         """Check a query; raises InputError for an unknown role."""
@@ -92,18 +79,14 @@ class ScriptedEngine:
         texts = [query.text or "", *(message.content for message in query.messages)]
         return ScriptedRow(query, sum(len(text.split()) for text in texts))
 
-    def add(self, prepared: Any) -> int:
-        """Let a query join."""
-        return self._waiting.join(prepared)
-
     def cancel(self, number: int) -> None:
         """Drop a query."""
         self._rows = [row for row in self._rows if row.number != number]
-        self._waiting.drop(number)
+        self._drop(number)
 
     def step(self) -> list[Piece]:
         """One word of each running query."""
-        self._rows += self._waiting.take(self._slots - len(self._rows))
+        self._rows += self._next()
         pieces = [self._word(row) for row in self._rows]
         done = {piece.index for piece in pieces if piece.answer is not None}
         self._rows = [row for row in self._rows if row.number not in done]

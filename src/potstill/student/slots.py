@@ -140,36 +140,20 @@ class Prefixes:
         return key in self._kept
 
 
-class SlotEngine:
+class SlotEngine(Lineup[Row]):
     """Decodes rows over one base and its adapters; `prefixes` may be shared by the engines of one student."""
 
     def __init__(self, model: Any, bank: AdapterBank, prefixes: Prefixes, slots: int) -> None:
+        super().__init__(slots)
         self._model = model
         self._bank = bank
         self._prefixes = prefixes
-        self._slots = slots
         self._memory = SlotMemory()
-        self._waiting: Lineup[Row] = Lineup()
-        self._rows: list[Row] = []
-
-    @property
-    def running(self) -> int:
-        """Rows that have a slot."""
-        return len(self._rows)
-
-    @property
-    def waiting(self) -> int:
-        """Rows that wait for one."""
-        return len(self._waiting)
 
     @property
     def adapters(self) -> set[int]:
         """Numbers of the adapters that rows use or will use."""
         return {row.adapter for row in (*self._rows, *self._waiting) if row.adapter is not None}
-
-    def add(self, row: Row) -> int:
-        """Let a row join."""
-        return self._waiting.join(row)
 
     def cancel(self, number: int) -> None:
         """Drop a row."""
@@ -177,7 +161,7 @@ class SlotEngine:
             if row.number == number:
                 self._leave(slot)
                 return
-        self._waiting.drop(number)
+        self._drop(number)
 
     def step(self) -> list[Piece]:
         """Read a part of the new prompts, and give every running row one token."""
@@ -199,9 +183,8 @@ class SlotEngine:
 
     def _admit(self) -> None:
         """Give waiting rows the free slots, after those that run; a known beginning is copied, not read."""
-        free = self._slots - len(self._rows)
         # Short prompts first, so that prompts of like length are read together with little padding.
-        for row in sorted(self._waiting.take(free), key=Row.unread):
+        for row in sorted(self._next(), key=Row.unread):
             kept = self._prefixes.find(row.key) if row.shared else None
             if kept is not None:
                 self._memory.write(len(self._rows), kept)

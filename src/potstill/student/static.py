@@ -11,16 +11,14 @@ from potstill.student.lora import AdapterBank
 from potstill.student.sampling import choose
 
 
-class StaticEngine:
+class StaticEngine(Lineup[Row]):
     """Decodes left-padded batches through the base's own cache. Rows that are done or dropped ride along unseen."""
 
     def __init__(self, model: Any, bank: AdapterBank, pad: int, slots: int) -> None:
+        super().__init__(slots)
         self._model = model
         self._bank = bank
         self._pad = pad
-        self._slots = slots
-        self._waiting: Lineup[Row] = Lineup()
-        self._rows: list[Row] = []
         self._gone: set[int] = set()
         self._cache: Any = None
         self._mask: Any = None
@@ -31,23 +29,14 @@ class StaticEngine:
         return sum(self._open(row) for row in self._rows)
 
     @property
-    def waiting(self) -> int:
-        """Rows that wait for the next batch."""
-        return len(self._waiting)
-
-    @property
     def adapters(self) -> set[int]:
         """Numbers of the adapters that rows use or will use."""
         return {row.adapter for row in (*self._rows, *self._waiting) if row.adapter is not None}
 
-    def add(self, row: Row) -> int:
-        """Let a row join the next batch."""
-        return self._waiting.join(row)
-
     def cancel(self, number: int) -> None:
         """Drop a row."""
         self._gone.add(number)
-        self._waiting.drop(number)
+        self._drop(number)
 
     def step(self) -> list[Piece]:
         """One token for every row of the batch; a new batch where the last is done."""
@@ -61,7 +50,7 @@ class StaticEngine:
             elif self._waiting:
                 ids = self._begin()
             else:
-                self._rows, self._cache, self._gone = [], None, set()
+                self._clear()
                 return []
             logits = self._forward(ids)
             live = [index for index, row in enumerate(self._rows) if self._open(row)]
@@ -69,11 +58,14 @@ class StaticEngine:
         pieces = [self._rows[index].take(choice) for index, choice in zip(live, chosen, strict=True)]
         return [piece for piece in pieces if piece is not None]
 
+    def _clear(self) -> None:
+        self._rows, self._cache, self._gone = [], None, set()
+
     def _begin(self) -> Any:
         import torch
 
-        self._rows = self._waiting.take(self._slots)
-        self._cache, self._gone = None, set()
+        self._clear()
+        self._rows = self._next()
         width = max(len(row.prompt) for row in self._rows)
         padding = [width - len(row.prompt) for row in self._rows]
         self._mask = torch.tensor([[0] * pads + [1] * (width - pads) for pads in padding], device=self._model.device)
