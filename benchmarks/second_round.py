@@ -131,7 +131,7 @@ def one_round(config: Any) -> tuple[int, int, Decimal, float]:
     assert done is not None
     gain = 0.0 if done.verdict.gain is None else done.verdict.gain.gain
     with LedgerView(workspace.ledger) as view:
-        return outcome.second_round.grown if outcome.second_round else 0, count, view.committed(), gain
+        return outcome.second_round.growth.grown if outcome.second_round else 0, count, view.committed(), gain
 
 
 def score(config: Any, fresh: dict[str, list[str]]) -> dict[str, float]:
