@@ -130,7 +130,8 @@ def quiet_libraries(session: Session) -> None:
 
     from transformers.utils.logging import disable_progress_bar
 
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    for name in ("transformers", "huggingface_hub"):  # the hub says each of its retries; the error says it once
+        logging.getLogger(name).setLevel(logging.ERROR)
     disable_progress_bar()
 
 

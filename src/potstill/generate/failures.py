@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from potstill.errors import InputError
 from potstill.generate.export import read_split
-from potstill.records import Evaluated, Sample, content_id
+from potstill.records import Evaluated, Sample, content_id, from_json
 from potstill.workspace import EVALUATION, Workspace, read_lines
 
 Vector = Sequence[float]
@@ -91,12 +89,12 @@ def shares(sizes: Sequence[int], total: int) -> list[int]:
 
 
 def _evaluated(path: Path) -> Iterator[Evaluated]:
+    hint = f"`potstill distill` writes {EVALUATION} beside verdict.json"
+    if not path.is_file():
+        message = f"evaluation not found: {path}"
+        raise InputError(message, hint=hint)
     for number, line in enumerate(read_lines(path, "evaluation"), start=1):
-        try:
-            yield Evaluated.model_validate_json(line)
-        except ValidationError as error:
-            message = f"{path}:{number}: no line of an evaluation"
-            raise InputError(message, hint=f"`potstill distill` writes {EVALUATION} beside verdict.json") from error
+        yield from_json(Evaluated, line, f"{path}:{number}", hint=hint)
 
 
 def _question(sample: Sample) -> str:
