@@ -67,6 +67,26 @@ def test_interrupted_question_costs_nothing_further(tmp_path: Path) -> None:
     assert attempt in {("open", "cancelled"), ("failed", "not sent")}
 
 
+def test_chat_waits_for_words_and_ends_at_once(tmp_path: Path) -> None:
+    """On a terminal an empty line is no turn and an outage ends nothing; Ctrl-C at the prompt ends the chat there and then."""
+    with running(EmulatorSettings(latency_s=0, faults={"http-503": 1.0})) as emulator:
+        ours, theirs = pty.openpty()
+        command = [str(COMMAND), "infer", "--chat", *FAST, "--set", "teacher.max_attempts=1"]
+        with subprocess.Popen(command, cwd=tmp_path, env=env(emulator.url), stdin=theirs, stdout=theirs, stderr=theirs,
+                              start_new_session=True) as process:  # fmt: skip
+            os.close(theirs)
+            seen = b""
+            for typed in (b"\n", f"{QUESTION}\n".encode(), b"And why?\n", b""):
+                while not seen.endswith(b"> "):
+                    seen += os.read(ours, 65536)
+                seen += b" "
+                os.write(ours, typed)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 130
+        os.close(ours)
+    assert seen.count(b"potstill: ") == 2
+
+
 def infer(folder: Path, url: str) -> subprocess.Popen[str]:
     """The question, asked by a process of its own."""
     command = [str(COMMAND), "infer", QUESTION, *FAST, "--json"]

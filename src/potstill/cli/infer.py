@@ -11,12 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from potstill.cli.infer_batch import Wanted, answer_many
+from potstill.cli.infer_chat import hold_chat
 from potstill.cli.infer_router import plan, router_of
 from potstill.cli.infer_screen import Screen, tell
 from potstill.cli.session import Session, with_session
 from potstill.errors import InputError, UsageError
 from potstill.prompts import read_prompt_file
-from potstill.records import Message
 
 
 @with_session(
@@ -90,21 +90,21 @@ def infer(  # noqa: PLR0913  (each is a flag)
         "--export": (export, cache.export),
         "--import": (import_, cache.take_in),
         "--replay": (replay, lambda session, source: cache.replay(session, source, student)),
-        "--stats": (stats, lambda session, _: cache.stats(session)),
+        "--stats": (stats or None, lambda session, _: cache.stats(session)),
     }
     given = {name: value for name, (value, _) in aside.items()}
-    cache.exclusive({"a question": question, "--batch": batch, "--chat": chat, **given})
+    cache.exclusive({"a question": question, "--batch": batch, "--chat": chat or None, **given})
     if student is not None and replay is None:
         message = "--student goes with --replay"
         raise UsageError(message)
     for value, act in aside.values():
-        if value:
+        if value is not None:
             act(session, value)
             return
     if session.dry_run:
         plan(session)
     elif chat:
-        asyncio.run(_chat(session, trace=trace))
+        hold_chat(session, trace=trace)
     else:
         questions = _questions(question, batch)
         if batch is None and output is not None:
@@ -138,31 +138,6 @@ async def _one(session: Session, question: str, *, trace: bool) -> None:
     if not screen.finish(answer.text):
         session.show({"answer": answer.text, "trace": answer.trace.model_dump(mode="json")}, answer.text)
     tell(session, answer.trace, whole=trace)
-
-
-async def _chat(session: Session, *, trace: bool) -> None:
-    """Read a line, answer it, remember both. Ends with the input, an empty line or Ctrl-C."""
-    prompted = sys.stdin.isatty()
-    history: list[Message] = []
-    turns: list[dict[str, Any]] = []
-    async with router_of(session) as router:
-        while line := await asyncio.to_thread(_read_turn, prompted=prompted):
-            with Screen(session) as screen:
-                answer = await router.answer(line, history=tuple(history), tell=screen.tell)
-            history += [Message(role="user", content=line), Message(role="assistant", content=answer.text)]
-            turns.append({"question": line, "answer": answer.text, "trace": answer.trace.model_dump(mode="json")})
-            if not session.as_json and not screen.finish(answer.text):
-                session.show({}, answer.text)
-            tell(session, answer.trace, whole=trace)
-    if session.as_json:
-        session.show({"turns": turns}, "")
-
-
-def _read_turn(*, prompted: bool) -> str:
-    if prompted:
-        sys.stderr.write("> ")
-        sys.stderr.flush()
-    return sys.stdin.readline().strip()
 
 
 def _stdin_lines() -> Iterator[str]:

@@ -137,7 +137,7 @@ def take_in(session: Session, source: str) -> None:
         return
     with _open(session) as store:
         added, known = restore(store, Path(source), time.time())
-    session.show({"imported": added, "known": known}, f"{counted(added, 'answer')} added, {known} were here")
+    session.show({"imported": added, "known": known}, f"{counted(added, 'answer')} added, {known} here already")
 
 
 def replay(session: Session, source: str, student: Path | None) -> None:
@@ -220,7 +220,7 @@ def _trace(session: Session, identity: str) -> Trace | None:
 
 def exclusive(given: dict[str, object]) -> None:
     """Refuse options that exclude each other."""
-    names = [name for name, value in given.items() if value]
+    names = [name for name, value in given.items() if value is not None]
     if len(names) > 1:
         message = f"{' and '.join(names)} exclude each other"
         raise UsageError(message)

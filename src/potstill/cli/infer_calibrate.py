@@ -64,10 +64,12 @@ def judge(session: Session, most: int) -> None:
         return
     done = asyncio.run(_judged(session, most))
     wrong = sum(not item.fits for item in done.judged)
-    text = (
-        f"{len(done.judged)} of {done.pairs} pairs judged for ${done.cost_usd.normalize():f}: {wrong} do not fit; now "
-        "--calibrate cache"
-    )
+    text = "the cache holds no two near questions that were not judged yet"
+    if done.pairs:
+        text = (
+            f"{len(done.judged)} of {done.pairs} pairs judged for ${done.cost_usd.normalize():f}: {wrong} do not fit; now "
+            "--calibrate cache"
+        )
     document = {"pairs": done.pairs, "judged": len(done.judged), "wrong": wrong, "problem": done.problem}
     session.show({**document, "cost_usd": format(done.cost_usd, "f")}, text)
     if done.problem is not None:
