@@ -142,6 +142,11 @@ class Workspace:
         """`dataset/manifest.json`: hashes, config, counts, cost."""
         return self.dataset / "manifest.json"
 
+    @property
+    def generating(self) -> Path:
+        """`generate.lock`: locked, and always empty, while a run of `generate` pays."""
+        return self.root / "generate.lock"
+
     def export(self, form: str, split: str, suffix: str) -> Path:
         """`dataset/export/<form>/<split>.<suffix>`."""
         return self.dataset / "export" / form / f"{split}.{suffix}"

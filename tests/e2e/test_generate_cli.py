@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -9,13 +10,18 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from tests.conftest import COMMAND, Run
 
+from potstill.config import Config, Secrets, with_values
+from potstill.generate.run import Outcome, Terms, generate
 from potstill.teacher.emulator import EmulatorSettings, Running, running
+from potstill.teacher.line import StoppedError
+from potstill.workspace import Workspace
 
 KEY = {"GEMINI_API_KEY": "a-key-for-the-emulator"}
 FLAGS = ("--prompts", "questions.txt", "--set", "teacher.rpm=null")
@@ -150,6 +156,32 @@ def test_kill_9_loses_and_repays_only_what_was_in_flight(potstill: Run, tmp_path
     assert twice <= len(document["possibly_paid"]) <= 3 * 16
     ids = [row["id"] for row in dataset(tmp_path / "workspace")]
     assert len(ids) == len(set(ids)) == 1000 - sum(document["rejected"].values())
+
+
+@pytest.mark.filterwarnings("ignore:Inheritance class AiohttpClientSession:DeprecationWarning")
+async def test_two_runs_at_once_pay_once(questions: Path, tmp_path: Path) -> None:
+    """The second waits, says so, and finds every answer in the ledger; a stop ends the waiting."""
+    said: list[str] = []
+    with running(EmulatorSettings(latency_s=0.02)) as teacher:
+        section = {"rpm": None, "base_url": teacher.url}
+        values = {"teacher": section, "generate": {"prompts": (str(questions),)}}
+        config = with_values(Config(workspace=str(tmp_path / "w")), **values)
+
+        def run(stop: asyncio.Event) -> Awaitable[Outcome]:
+            terms = Terms(lambda _: None, stop, say=said.append)
+            return generate(config, Secrets(SecretStr("a-key")), Workspace(tmp_path / "w"), terms)
+
+        stop = asyncio.Event()
+        stop.set()
+        one, other, stopped = await asyncio.gather(
+            run(asyncio.Event()), run(asyncio.Event()), run(stop), return_exceptions=True
+        )
+        assert len(teacher.log()) == 40
+    assert isinstance(one, Outcome)
+    assert isinstance(other, Outcome)
+    assert (one.progress.paid, other.progress.paid, other.progress.reused) == (40, 0, 40)
+    assert isinstance(stopped, StoppedError)
+    assert any("waiting" in text for text in said)
 
 
 @pytest.mark.usefixtures("questions")

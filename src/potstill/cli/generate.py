@@ -85,7 +85,7 @@ def _run(session: Session, options: dict[str, Any], *, json_events: bool) -> Out
 
     async def run() -> Outcome:
         with followed(session, events=json_events) as report:
-            terms = Terms(report, asyncio.Event(), encode=_encode_of(session), **options)
+            terms = Terms(report, asyncio.Event(), encode=_encode_of(session), say=session.say, **options)
             _stop_on_signals(session, terms)
             return await run_generate(session.config, session.secrets, session.workspace, terms)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from potstill.config import Config, Secrets
 from potstill.errors import PotstillError, UsageError
+from potstill.generate.alone import alone
 from potstill.generate.ask import Asking, Failed, Progress, Report, ask_all
 from potstill.generate.batching import Rounds
 from potstill.generate.dataset import sample_of, write_dataset
@@ -46,7 +47,8 @@ class Terms:
 
     `stop`: set it, and what is in flight is the last; `offline`: from the ledger alone; `max_requests`: attempts that
     this run may send; `pilot`: pay for so many cells, spread over the plan, and write no dataset; `cancel_batches`:
-    cancel the batch jobs of earlier runs instead of asking for anything; `encode` tells a student's failures apart.
+    cancel the batch jobs of earlier runs instead of asking for anything; `encode` tells a student's failures apart;
+    `say` gets a word for the user.
     """
 
     report: Report
@@ -56,6 +58,7 @@ class Terms:
     pilot: int | None = None
     cancel_batches: bool = False
     encode: Encode | None = None
+    say: Callable[[str], None] = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,16 @@ def load_plan(config: Config) -> Plan:
 
 
 async def generate(config: Config, secrets: Secrets, workspace: Workspace, terms: Terms) -> Outcome:
-    """Get every answer of the plan that is not in the ledger yet, then write the dataset from all of them."""
+    """Get every answer of the plan that is not in the ledger yet, then write the dataset from all of them.
+
+    Another paying run in the workspace is waited for.
+    """
+    pays = not terms.offline and not terms.cancel_batches
+    async with alone(workspace.generating, terms.stop, terms.say) if pays else nullcontext():
+        return await _generate(config, secrets, workspace, terms)
+
+
+async def _generate(config: Config, secrets: Secrets, workspace: Workspace, terms: Terms) -> Outcome:
     place = Place(config, secrets, workspace, terms.stop, requests_left(workspace, terms.max_requests), terms.report)
     prepares = not terms.offline and terms.pilot is None and not terms.cancel_batches
     growth = await grow_prompts(place) if prepares else None
