@@ -13,7 +13,8 @@ from potstill.serve.exported import export_commands
 from potstill.serve.vllm import RANKS, vllm_command
 
 FLAGS = {
-    "--host", "--port", "--lora-modules", "--default-chat-template-kwargs",  # vllm/entrypoints/*/cli_args.py
+    "--host", "--port", "--lora-modules", "--default-chat-template-kwargs",
+    "--enable-request-id-headers",  # vllm/entrypoints/*/cli_args.py
     "--enable-lora", "--max-loras", "--max-lora-rank", "--max-num-seqs", "--max-model-len", "--generation-config",
     "--dtype", "--revision", "--quantization",  # vllm/engine/arg_utils.py
 }  # fmt: skip

@@ -180,6 +180,12 @@ def test_seed_repeats_a_sampled_answer_under_load(student: LocalStudent) -> None
     assert student.answer([asked.model_copy(update={"seed": 8})])[0].text != alone
 
 
+def test_coldest_draw_is_the_likeliest(student: LocalStudent) -> None:
+    """The smallest temperature and top_p that a request may name draw what greedy decoding says."""
+    cold, greedy = student.answer([query("why?", temperature=1e-300, top_p=1e-300, seed=1), query("why?")])
+    assert cold.text == greedy.text
+
+
 def test_logprobs_add_up(student: LocalStudent) -> None:
     """Tokens carry text, bytes and rivals; their bytes make the answer, their mean is the answer's."""
     (answer,) = student.answer([query("why?")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -79,7 +80,9 @@ async def run(app: Any, serve: ServeConfig, listener: socket.socket, on_ready: C
     def stop(number: int) -> None:
         nonlocal interrupted
         interrupted = interrupted or number == signal.SIGINT
-        server.force_exit = server.should_exit
+        if server.should_exit:
+            server.force_exit = True
+            logging.getLogger("uvicorn.error").disabled = True  # it would show each request's cancellation as a fault
         server.should_exit = True
 
     loop = asyncio.get_running_loop()

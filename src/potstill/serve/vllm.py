@@ -60,6 +60,7 @@ def vllm_command(
         "--max-num-seqs", str(serve.limits.max_batch),
         "--max-model-len", str(length if context is None else min(length, context)),
         "--generation-config", "vllm",
+        "--enable-request-id-headers",
         "--default-chat-template-kwargs", json.dumps({"date_string": DATE}),
         "--dtype", student.dtype,
     ]  # fmt: skip

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from potstill.student.decoding import Row
 
 
+COLDEST = 1e-30
+"""Temperatures below this are taken as this: in float32 they would be 0, and the likeliest token's score 0 / 0."""
+
+
 class Choice(NamedTuple):
     """A chosen token, its log-probability under the model as it is, and the likeliest tokens where asked for."""
 
@@ -53,7 +57,7 @@ def _draw(scores: Any, rows: Sequence[Row]) -> Any:
     """
     import torch
 
-    temperatures = torch.tensor([[row.query.temperature] for row in rows], device=scores.device)
+    temperatures = torch.tensor([[max(COLDEST, row.query.temperature)] for row in rows], device=scores.device)
     top_ps = torch.tensor([[row.query.top_p] for row in rows], device=scores.device)
     uniforms = torch.tensor([[row.uniform()] for row in rows], device=scores.device)
     relative = (scores - scores.amax(-1, keepdim=True)) / temperatures  # at most 0, so that no temperature overflows
