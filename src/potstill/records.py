@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -59,6 +60,20 @@ def from_data(kind: type[Model], data: Any, origin: str | Path) -> Model:
     except ValidationError as error:
         message = f"{origin}: {first_problem(error)}"
         raise InputError(message) from error
+
+
+def from_lines(kind: type[Model], lines: Iterable[str], origin: str | Path) -> Iterator[Model]:
+    """The records of a file that grows by a line each; a line that is no JSON was torn by a full disk, and passed over.
+
+    Raises InputError naming line and field for any other that does not fit.
+    """
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield kind.model_validate_json(line)
+        except ValidationError as error:
+            if error.errors(include_url=False)[0]["type"] != "json_invalid":
+                message = f"{origin}:{number}: {first_problem(error)}"
+                raise InputError(message) from error
 
 
 def first_problem(error: ValidationError) -> str:

@@ -176,11 +176,13 @@ def test_random_escalations_bound_what_the_student_says_alone() -> None:
 
 
 def test_traces_of_a_folder_and_bad_ones(tmp_path: Path) -> None:
-    """All files of a folder are read; a line that is no trace is named; an empty folder is told."""
+    """All files of a folder are read; one that is no trace is named, one that is torn passed over; none is told."""
     with pytest.raises(InputError, match="no traces"):
         read_traces(tmp_path)
     (tmp_path / "a.jsonl").write_text(trace().to_line())
     (tmp_path / "b.jsonl").write_text(trace().to_line() * 2)
+    assert len(read_traces(tmp_path)) == 3
+    (tmp_path / "a.jsonl").write_text(trace().to_line()[:40] + trace().to_line() + trace().to_line())
     assert len(read_traces(tmp_path)) == 3
     (tmp_path / "b.jsonl").write_text(trace().to_line() + "{}\n")
     with pytest.raises(InputError, match=r"b\.jsonl:2: id"):

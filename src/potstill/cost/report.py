@@ -10,8 +10,8 @@ from decimal import Decimal
 from pathlib import Path
 
 from potstill.ledger import Sum, read_sums
-from potstill.records import Trace, Usage, from_json
-from potstill.workspace import Workspace, read_text
+from potstill.records import Trace, Usage, from_lines
+from potstill.workspace import Workspace, read_lines
 
 GROUPS: dict[str, Callable[[Sum], str]] = {
     "day": lambda found: found.day.isoformat(),
@@ -112,9 +112,7 @@ def savings(traces: Iterable[Trace]) -> Savings:
 def read_traces(folder: Path) -> Iterator[Trace]:
     """All traces of a workspace, none where there is no folder; raises InputError naming file and line."""
     for path in sorted(folder.glob("*.jsonl")):
-        for number, text in enumerate(read_text(path, "trace file").split("\n"), start=1):
-            if text.strip():
-                yield from_json(Trace, text, f"{path}:{number}")
+        yield from from_lines(Trace, read_lines(path, "trace file"), path)
 
 
 def line(sums: Sequence[Sum]) -> Line:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from potstill.errors import InputError
 from potstill.infer.calibration import LEVEL, lower_bound, upper_bound
-from potstill.records import Record, Trace, Usd, from_json
-from potstill.workspace import read_text
+from potstill.records import Record, Trace, Usd, from_lines
+from potstill.workspace import read_lines
 
 COSINES = (0.85, 0.9, 0.95, 0.98, 1.01)
 """Thresholds that are tried; the last one stands for no semantic layer."""
@@ -56,11 +56,7 @@ def escalated(traces: Iterable[Trace]) -> Escalated:
 def read_traces(path: Path) -> list[Trace]:
     """The traces of a file, or of all files in a folder; raises InputError that names file and line."""
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    found = []
-    for file in files:
-        for number, line in enumerate(read_text(file, "traces").split("\n"), start=1):
-            if line.strip():
-                found.append(from_json(Trace, line, f"{file}:{number}"))
+    found = [trace for file in files for trace in from_lines(Trace, read_lines(file, "traces"), file)]
     if not found:
         message = f"no traces in {path}"
         raise InputError(message, hint="`potstill infer` writes one for each question, in <workspace>/traces")
