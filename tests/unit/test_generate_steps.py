@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from pathlib import Path
+from typing import Any
 
-from potstill.config import Config, with_values
-from potstill.generate.run import load_plan
+import pytest
+from pydantic import SecretStr
+
+from potstill.config import Config, Secrets, with_values
+from potstill.errors import UsageError
+from potstill.generate.forecast import forecast
+from potstill.generate.run import Terms, load_plan
+from potstill.generate.run import generate as run
 from potstill.generate.steps import Step, steps
+from potstill.pricing.book import read_book
 from potstill.workspace import Workspace
 
 
@@ -84,3 +94,34 @@ def test_documents_alone_can_be_planned(tmp_path: Path) -> None:
     (tmp_path / "guide.md").write_text("# A\n\nOne.\n")
     only = found(tmp_path, prompts=(), documents={"files": (str(tmp_path / "guide.md"),)})
     assert only["grow"].requests == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"judge": {"enabled": True, "model": "gemini-9"}}, "gemini-9"),
+        ({"judge": {"enabled": True}}, "service flex"),
+        ({"turns": 2}, "service flex"),
+        ({"rationales": {"enabled": True, "template": "none.txt"}}, "none"),
+    ],
+)
+async def test_a_step_that_cannot_be_paid_is_refused_first(tmp_path: Path, changes: dict[str, Any], word: str) -> None:
+    """Without a price for the judge, or for the flex that a batch run's steps go as, or without a template: exit code 2.
+
+    The plan and the run say so, the run before there is a ledger.
+    """
+    _, data = read_book(None)
+    for model in data["models"]:
+        model["prices"] = [price for price in model["prices"] if price["service"] != "flex" or word != "service flex"]
+    (tmp_path / "prices.json").write_text(json.dumps(data))
+    (tmp_path / "q.txt").write_text("How hot?\n")
+    sections: dict[str, Any] = {"prices": {"file": str(tmp_path / "prices.json")}, "teacher": {"service": "batch"}}
+    generate = {"prompts": (str(tmp_path / "q.txt"),), **changes}
+    config = with_values(Config(workspace=str(tmp_path / "w")), generate=generate, **sections)
+    workspace = Workspace(tmp_path / "w")
+    with pytest.raises(UsageError, match=word) as planned:
+        forecast(load_plan(config), workspace)
+    with pytest.raises(UsageError, match=word):
+        await run(config, Secrets(SecretStr("a-key")), workspace, Terms(lambda _: None, asyncio.Event()))
+    assert planned.value.exit_code == 2
+    assert not workspace.ledger.exists()

@@ -15,6 +15,7 @@ from decimal import Decimal
 
 from potstill.config import Config
 from potstill.generate.plan import Plan
+from potstill.generate.refine import check_steps
 from potstill.generate.steps import ASSUMED_SHARE, HISTORY, Step, steps
 from potstill.ledger import LedgerView
 from potstill.pricing.book import PriceBook, load_prices
@@ -107,10 +108,11 @@ class Forecast:
 
 
 def forecast(plan: Plan, workspace: Workspace) -> Forecast:
-    """Count, price and time a plan; raises as `check_service` does for the configured service."""
+    """Count, price and time a plan; raises as `check_service` and `check_steps` do."""
     config, today = plan.config, datetime.now(UTC).date()
     teacher, book = config.teacher, load_prices(config.prices)
     check_service(book, teacher, today)
+    check_steps(config)
     with LedgerView(workspace.ledger) as ledger:
         todo = count_todo(plan, ledger)
         history = ledger.output_tokens(teacher.model, "generate", HISTORY)

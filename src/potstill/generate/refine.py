@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TypeVar
 
@@ -27,11 +28,13 @@ from potstill.generate.plan import Plan
 from potstill.generate.rationales import Rationales
 from potstill.generate.sift import Gauge, Kept, sift
 from potstill.ledger import Cap, Ledger, LedgerView
+from potstill.pricing.book import load_prices
 from potstill.records import Sample
 from potstill.teacher.calls import Answer, Asks, TeacherRequest
 from potstill.teacher.line import StoppedError
 from potstill.teacher.opening import open_teacher
 from potstill.teacher.paid import stored_answer
+from potstill.teacher.presets import check_service
 from potstill.workspace import Workspace
 
 Item = TypeVar("Item")
@@ -53,9 +56,7 @@ class Place:
     @asynccontextmanager
     async def teacher(self, config: Config, command: str, cap: Cap | None = None) -> AsyncIterator[Asks]:
         """A teacher that is paid under a step's own name, within its own cap, and stops when the user does."""
-        if config.teacher.service == "batch":
-            config = with_values(config, teacher={"service": "flex"})
-        allowed = self.allowed()
+        allowed, config = self.allowed(), beside(config)
         opened = open_teacher(config, self.secrets, self.workspace, command=command, max_requests=allowed, cap=cap)
         async with opened as teacher:
             watcher = asyncio.create_task(self._watch(teacher.stop))
@@ -107,6 +108,27 @@ class Refined:
     gauge: Gauge
     finish: Callable[[Sample], Sample] = lambda sample: sample
     ended: Ended = None
+
+
+def beside(config: Config) -> Config:
+    """The config by which the steps are paid: what a plan asks for by batch they send as flex."""
+    return with_values(config, teacher={"service": "flex"}) if config.teacher.service == "batch" else config
+
+
+def check_steps(config: Config) -> None:
+    """Raise, before anything is paid, for a step that could not be: InputError for its template, ConfigError, UnknownModelError."""
+    generate, book, today = config.generate, load_prices(config.prices), datetime.now(UTC).date()
+    makers: list[Callable[[Config], object]] = []
+    makers += [Conversations] if generate.turns > 1 else []
+    makers += [Rationales] if generate.rationales.enabled else []
+    grows = generate.grow.target or generate.documents.files or generate.failures.file
+    if makers or grows:
+        check_service(book, beside(config).teacher, today)
+    if generate.judge.enabled:
+        makers.append(Rubric)
+        check_service(book, beside(judging(config)).teacher, today)
+    for make in makers:
+        make(config)
 
 
 def requests_left(workspace: Workspace, most: int | None) -> Callable[[], int | None]:

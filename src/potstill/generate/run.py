@@ -21,7 +21,7 @@ from potstill.generate.grow import Growth
 from potstill.generate.outcomes import both, second_request
 from potstill.generate.plan import Plan
 from potstill.generate.publish import Published, publish
-from potstill.generate.refine import Place, grow_prompts, paid_beside, refine, requests_left
+from potstill.generate.refine import Place, check_steps, grow_prompts, paid_beside, refine, requests_left
 from potstill.generate.second_round import SecondRound, grow_near_failures
 from potstill.generate.traces import traced
 from potstill.ledger import Ledger, LedgerView, PlanProgress
@@ -108,6 +108,9 @@ async def generate(config: Config, secrets: Secrets, workspace: Workspace, terms
 async def _generate(config: Config, secrets: Secrets, workspace: Workspace, terms: Terms) -> Outcome:
     place = Place(config, secrets, workspace, terms.stop, requests_left(workspace, terms.max_requests), terms.report)
     prepares = not terms.offline and terms.pilot is None and not terms.cancel_batches
+    if prepares:
+        load_plan(config)
+        check_steps(config)
     growth = await grow_prompts(place) if prepares else None
     second = await grow_near_failures(place, terms.encode) if prepares and terms.encode is not None else None
     plan = load_plan(config)
