@@ -8,17 +8,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from potstill.config import ExportFormat
-from potstill.errors import InputError, MachineError
+from potstill.errors import MachineError
 from potstill.generate.dataset import SPLITS
-from potstill.records import Sample
+from potstill.records import Sample, from_json
 from potstill.workspace import LineFile, Workspace, read_lines, whole_file
 
 Row = dict[str, Any]
 PARQUET_ROWS = 10_000
 """Rows of one row group: what is held in memory at once."""
+ANEW = "`potstill generate` writes the dataset anew, and pays nothing"
 SHAREGPT_NAMES = {"system": "system", "user": "human", "assistant": "gpt"}
 
 
@@ -44,11 +43,7 @@ def read_split(workspace: Workspace, split: str) -> Iterator[Sample]:
     """The samples of a split, one at a time; raises InputError naming file and line."""
     path = workspace.split(split)
     for number, line in enumerate(read_lines(path, "dataset"), start=1):
-        try:
-            yield Sample.model_validate_json(line)
-        except ValidationError as error:
-            message = f"{path}:{number}: no sample of a dataset"
-            raise InputError(message, hint="`potstill generate` writes the dataset anew, and pays nothing") from error
+        yield from_json(Sample, line, f"{path}:{number}", hint=ANEW)
 
 
 def openai_rows(sample: Sample) -> Iterator[Row]:
