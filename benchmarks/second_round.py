@@ -151,7 +151,7 @@ def score(config: Any, fresh: dict[str, list[str]]) -> dict[str, float]:
     return found
 
 
-def compare(seed: int) -> dict[str, tuple[float, float, int, Decimal]]:
+def compare(seed: int) -> dict[str, tuple[float, float, int, Decimal, float]]:
     """Right answers on neglected and on other topics, training samples and dollars, by arm."""
     from potstill.teacher.emulator import EmulatorSettings, running
 
@@ -178,7 +178,7 @@ def compare(seed: int) -> dict[str, tuple[float, float, int, Decimal]]:
                     statistics.mean(share for topic, share in right.items() if (topic in rare) is is_rare)
                     for is_rare in (True, False)
                 ]
-                found[arm] = (shares[0], shares[1], count, usd)
+                found[arm] = (shares[0], shares[1], count, usd, gain)
                 if near:
                     found[KEPT] = found["first round" if gain < 0 else arm]
     return found
@@ -188,15 +188,20 @@ def main() -> None:
     """Print a table: means over seeds, and each seed's overall share of right answers."""
     started = time.process_time()
     runs = [compare(seed) for seed in SEEDS]
-    print("| | neglected topics | other topics | all, by seed | all, mean | training samples | dollars |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| | neglected topics | other topics | all, by seed | all, mean | by the verdict | training samples | dollars |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for arm in runs[0]:
-        rare, common, counts, dollars = zip(*(run[arm] for run in runs), strict=True)
+        rare, common, counts, dollars, gains = zip(*(run[arm] for run in runs), strict=True)
         every = [(left + right) / 2 for left, right in zip(rare, common, strict=True)]
         means = [f"{statistics.mean(shares):.1%}" for shares in (rare, common)]
         seeds = ", ".join(f"{share:.1%}" for share in every)
+        gained = ", ".join(f"{gain:+.2f}" for gain in gains)
         samples, usd = statistics.mean(counts), statistics.mean(map(float, dollars))
-        print(f"| {arm} | {' | '.join(means)} | {seeds} | {statistics.mean(every):.1%} | {samples:.0f} | {usd:.4f} |")
+        print(
+            f"| {arm} | {' | '.join(means)} | {seeds} | {statistics.mean(every):.1%} | {gained} | {samples:.0f} | {usd:.4f} |"
+        )
     print(f"\n{time.process_time() - started:.0f} CPU seconds")
 
 
