@@ -21,8 +21,8 @@ $(STAMP): pyproject.toml
 demo: setup ## Run the whole pipeline against the emulator: no key, no network
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
 
-test: setup ## Run the tests, a file to a process
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+test: setup ## Run the tests, a file to a process at a time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 reference: setup ## Write docs/reference.md from the program
 	$(BIN)/python scripts/write_reference.py
