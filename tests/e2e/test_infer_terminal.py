@@ -72,7 +72,8 @@ def test_chat_waits_for_words_and_ends_at_once(tmp_path: Path) -> None:
     with running(EmulatorSettings(latency_s=0, faults={"http-503": 1.0})) as emulator:
         ours, theirs = pty.openpty()
         command = [str(COMMAND), "infer", "--chat", *FAST, "--set", "teacher.max_attempts=1"]
-        with subprocess.Popen(command, cwd=tmp_path, env=env(emulator.url), stdin=theirs, stdout=theirs, stderr=theirs,
+        plain = {**env(emulator.url), "TERM": "dumb"}  # a prompt without a terminal's escape sequences behind it
+        with subprocess.Popen(command, cwd=tmp_path, env=plain, stdin=theirs, stdout=theirs, stderr=theirs,
                               start_new_session=True) as process:  # fmt: skip
             os.close(theirs)
             seen = b""
