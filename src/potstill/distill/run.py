@@ -120,9 +120,8 @@ def _train(config: Config, files: StudentFiles, prepared: Prepared, follow: Foll
         say(f"the electricity of training is not measured, its counter failed: {effort.failed}")
     plot_loss(log, files.loss_plot)
     manifest = _manifest(config, prepared, effort.seconds, effort.energy(board_power(cards)))
-    files.verdict.unlink(
-        missing_ok=True
-    )  # that of a student before this one: a kill must not leave it beside the new one
+    # that of a student before this one: a kill must not leave it beside the new one
+    files.verdict.unlink(missing_ok=True)
     write_atomic(files.manifest, manifest.model_dump_json(indent=2) + "\n")
     return manifest
 

@@ -90,9 +90,8 @@ class Router:
         if problem is not None:
             work.notes.append(problem)
         if not work.cacheable:
-            work.sample = int(
-                work.at.timestamp() * 1_000_000
-            )  # an answer that may never be reused, not by the ledger either
+            # an answer that may never be reused, not by the ledger either
+            work.sample = int(work.at.timestamp() * 1_000_000)
             outcome = await self._asking.ask(work)
         else:
             turn = self._turns.setdefault(work.key, asyncio.Lock())

@@ -96,9 +96,8 @@ class CacheLayers:
             store = self._cache.store
             while True:
                 mine = store.claims.take(work.key, time.time())
-                entry = store.exact(
-                    work.key, work.scope, time.time()
-                )  # after the claim: it may have been stored just now
+                # after the claim: it may have been stored just now
+                entry = store.exact(work.key, work.scope, time.time())
                 if entry is not None:
                     if mine:
                         store.claims.release(work.key)
