@@ -27,8 +27,10 @@ from potstill.errors import InputError, KeyRefusedError
 from potstill.records import Message
 from potstill.student.answers import StudentQuery
 from potstill.student.base import base_sha
-from potstill.student.manifest import StudentManifest, StudentRole
+from potstill.student.local import load_student
+from potstill.student.manifest import StudentManifest, StudentRole, fingerprint_on_disk
 from potstill.student.remote import RemoteStudent
+from potstill.workspace import Workspace, write_atomic
 
 TEMPLATE = (
     "{{ '<bos>' }}{% for m in messages %}{{ '<role>' + m['role'] + '\n' + m['content'] + '<end>' }}{% endfor %}"
@@ -132,6 +134,24 @@ def test_student_behind_a_url(served: dict[str, Any]) -> None:
         student.answer([question(role="nobody")])
     with pytest.raises(KeyRefusedError):
         RemoteStudent(served["base_url"], systems, "a-wrong-key", 60).answer([question()])
+
+
+def test_fingerprint_on_disk_is_that_of_the_loaded_student(tmp_path: Path) -> None:
+    """A student has one fingerprint, loaded or not, so a server and `infer` share a cache; it follows adapter and prompt."""
+    base = make_base(tmp_path)
+    make_student(tmp_path, base, "first", "hardware-expert")
+    files = Workspace(tmp_path / "workspace").student("first")
+    loaded = load_student(files, StudentConfig(base=str(tmp_path / "base"), device="cpu"))
+    before = fingerprint_on_disk(files)
+    assert loaded.fingerprint == before
+    config = files.adapter / "adapter_config.json"
+    write_atomic(config, config.read_text("utf-8").replace('"lora_alpha": 8', '"lora_alpha": 16'))
+    changed = fingerprint_on_disk(files)
+    write_atomic(files.manifest, files.manifest.read_text("utf-8").replace(SYSTEM, "You know prices."))
+    assert len({before, changed, fingerprint_on_disk(files)}) == 3
+    (files.adapter / "adapter_model.safetensors").unlink()
+    with pytest.raises(InputError, match="no adapter"):
+        fingerprint_on_disk(files)
 
 
 def test_students_change_under_load(served: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from potstill.errors import (
 )
 from potstill.infer.batch import answer_all, beside_gemini, summarise
 from potstill.infer.cache import open_cache
-from potstill.infer.panel import LazyStudent, Panel, files_fingerprint, read_verdict
+from potstill.infer.panel import LazyStudent, Panel, read_verdict
 from potstill.infer.router import open_router
 from potstill.records import Message, Trace
 from potstill.student.answers import Student, StudentAnswer, StudentQuery
@@ -473,19 +473,6 @@ def test_lazy_student_is_loaded_when_first_asked() -> None:
     assert loads == [1]
     with pytest.raises(MachineError, match="poet"):
         LazyStudent("demo", ("poet",), "f", load).answer([query])
-
-
-def test_fingerprint_follows_the_files(tmp_path: Path) -> None:
-    """Another base, another adapter or another manifest is another student; a report is not."""
-    files = Workspace(tmp_path).student("demo")
-    seen = {files_fingerprint(files, "base")}
-    seen.add(files_fingerprint(files, "other base"))
-    for path in (files.adapter / "adapter_model.safetensors", files.role_adapter("a") / "x", files.manifest):
-        write_atomic(path, "x")
-        seen.add(files_fingerprint(files, "base"))
-    assert len(seen) == 5
-    write_atomic(files.report, "x")
-    assert files_fingerprint(files, "base") in seen
 
 
 async def test_batch_lists_failures_and_goes_on(tmp_path: Path) -> None:

@@ -48,8 +48,8 @@ def _nearness(settings: Settings) -> str:
 
 def student_of(session: Session) -> Student | None:
     """The student of the config, not yet loaded; None where none is trained."""
-    from potstill.infer.panel import LazyStudent, files_fingerprint
-    from potstill.student.manifest import read_manifest
+    from potstill.infer.panel import LazyStudent
+    from potstill.student.manifest import fingerprint_on_disk, read_manifest
 
     config = session.config
     files = session.workspace.student(config.distill.name)
@@ -65,8 +65,7 @@ def student_of(session: Session) -> Student | None:
         return load_student(files, config.student)
 
     roles = tuple(role.name for role in read_manifest(files).roles)
-    base = f"{config.student.base}@{config.student.revision}"
-    return LazyStudent(config.distill.name, roles, files_fingerprint(files, base), load)
+    return LazyStudent(config.distill.name, roles, fingerprint_on_disk(files), load)
 
 
 def _remote(session: Session, url: str, files: StudentFiles) -> Student:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 from potstill.errors import MachineError
 from potstill.records import Message, Verdict, from_json
@@ -101,18 +99,3 @@ def read_verdict(files: StudentFiles) -> Verdict | None:
     if not files.verdict.is_file():
         return None
     return from_json(Verdict, read_text(files.verdict, "verdict"), files.verdict, hint="run `potstill distill` again")
-
-
-def files_fingerprint(files: StudentFiles, base: str) -> str:
-    """SHA-256 over what a student is made of on disk: the base's name, its adapters, its manifest."""
-    digest = hashlib.sha256(base.encode())
-    for path in _made_of(files):
-        digest.update(str(path.relative_to(files.root)).encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
-
-
-def _made_of(files: StudentFiles) -> list[Path]:
-    folders = (files.adapter, files.root / "adapters")
-    found = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
-    return [*found, *([files.manifest] if files.manifest.is_file() else [])]

@@ -9,18 +9,11 @@ from pathlib import Path
 from potstill.config import ServeConfig, StudentConfig
 from potstill.student.manifest import StudentManifest
 from potstill.student.template import DATE
-from potstill.workspace import StudentFiles
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as `--max-lora-rank`; its default, 16, refuses larger adapters."""
 KEY_VARIABLE = "VLLM_API_KEY"
 """Where vLLM reads its one key, so that it does not stand on a command line."""
-
-
-def adapter_folders(files: StudentFiles, manifest: StudentManifest) -> dict[str, Path]:
-    """The adapter of each role."""
-    shared = manifest.adapters == "shared"
-    return {role.name: files.adapter if shared else files.role_adapter(role.name) for role in manifest.roles}
 
 
 def adapter_rank(config: str) -> int:

@@ -8,12 +8,12 @@ from typing import Any
 
 from potstill.config import StudentConfig
 from potstill.errors import InputError
-from potstill.records import Message, content_id
+from potstill.records import Message
 from potstill.student.answers import Piece, StudentAnswer, StudentQuery
 from potstill.student.base import base_sha, load_base, load_tokenizer
 from potstill.student.decoding import Row, Voice
 from potstill.student.lora import Adapter, AdapterBank, read_adapter
-from potstill.student.manifest import StudentManifest, StudentRole, read_manifest
+from potstill.student.manifest import StudentManifest, StudentRole, fingerprint_of, read_manifest, source_of
 from potstill.student.packing import pack
 from potstill.student.schema import SchemaCompiler
 from potstill.student.slots import Prefixes, SlotEngine, fits_slots
@@ -52,11 +52,11 @@ class Served:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a student's folder holds, read but not yet served: its roles, and the adapter of each."""
+    """What a student's folder holds, read but not yet served: its roles, the adapter of each, and a hash of both."""
 
     manifest: StudentManifest
     adapters: dict[str, Adapter]
-    fingerprint: str
+    source: str
 
 
 class LocalStudent:
@@ -83,8 +83,7 @@ class LocalStudent:
     @property
     def fingerprint(self) -> str:
         """A hash of everything that changes its answers: base, and each role's prompt, adapter and template."""
-        roles = [[name, role.system, role.source] for name, role in self._roles.items()]
-        return content_id([self.base_sha, roles])
+        return fingerprint_of(self.base_sha, {name: (role.system, role.source) for name, role in self._roles.items()})
 
     @property
     def prefix_hits(self) -> int:
@@ -115,7 +114,7 @@ class LocalStudent:
         numbers = {name: self._bank.load(adapter) for name, adapter in loaded.adapters.items()}
         for role in loaded.manifest.roles:
             number = numbers["default" if loaded.manifest.adapters == "shared" else role.name]
-            self._roles[role.name] = self._served(role.system, number, loaded.fingerprint)
+            self._roles[role.name] = self._served(role.system, number, loaded.source)
         self.name = loaded.manifest.name
 
     def drop(self, role: str) -> None:
@@ -264,9 +263,7 @@ def read_student(files: StudentFiles) -> Loaded:
     else:
         folders = {role.name: files.role_adapter(role.name) for role in manifest.roles}
     adapters = {name: read_adapter(folder) for name, folder in folders.items()}
-    weights = [(name, (folder / "adapter_model.safetensors").read_bytes().hex()) for name, folder in folders.items()]
-    roles = [role.model_dump() for role in manifest.roles]
-    return Loaded(manifest, adapters, content_id([manifest.base_sha, manifest.template_sha, roles, weights]))
+    return Loaded(manifest, adapters, source_of(files, manifest))
 
 
 def load_student(files: StudentFiles, config: StudentConfig) -> LocalStudent:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from potstill.errors import InputError
-from potstill.records import Record, from_json
+from potstill.records import Record, content_id, from_json
 from potstill.workspace import StudentFiles, read_text
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+"""What PEFT saves of an adapter, both of which change its answers."""
 
 
 class StudentRole(Record):
@@ -57,3 +62,42 @@ def read_manifest(files: StudentFiles) -> StudentManifest:
         message = f"no student in {files.root}"
         raise InputError(message, hint="make one with `potstill distill`")
     return from_json(StudentManifest, read_text(files.manifest, "student manifest"), files.manifest)
+
+
+def adapter_folders(files: StudentFiles, manifest: StudentManifest) -> dict[str, Path]:
+    """The adapter of each role."""
+    shared = manifest.adapters == "shared"
+    return {role.name: files.adapter if shared else files.role_adapter(role.name) for role in manifest.roles}
+
+
+def source_of(files: StudentFiles, manifest: StudentManifest) -> str:
+    """A hash of what a student's folder adds to its base: adapters, roles, template.
+
+    Raises InputError where an adapter is missing.
+    """
+    weights = [_hashes(folder) for folder in adapter_folders(files, manifest).values()]
+    roles = [role.model_dump() for role in manifest.roles]
+    return content_id([manifest.base_sha, manifest.template_sha, roles, weights])
+
+
+def fingerprint_of(base_sha: str, roles: Mapping[str, tuple[str, str]]) -> str:
+    """A hash of everything that changes a student's answers: its base, and each role's system prompt and source.
+
+    It is the same for a student that is loaded and one that lies on disk, so that a server and `infer` share a cache.
+    """
+    return content_id([base_sha, [[name, *role] for name, role in roles.items()]])
+
+
+def fingerprint_on_disk(files: StudentFiles) -> str:
+    """The fingerprint of a student that nobody has loaded; raises InputError where it is not whole."""
+    manifest = read_manifest(files)
+    source = source_of(files, manifest)
+    return fingerprint_of(manifest.base_sha, {role.name: (role.system, source) for role in manifest.roles})
+
+
+def _hashes(folder: Path) -> list[str]:
+    try:
+        return [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ADAPTER_FILES]
+    except OSError as error:
+        message = f"no adapter in {folder}: {error.strerror}"
+        raise InputError(message, hint="run `potstill distill` again") from error
