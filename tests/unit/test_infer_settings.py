@@ -13,7 +13,7 @@ from potstill.cli.session import Session
 from potstill.config import Resolved
 from potstill.errors import InputError
 from potstill.infer.settings import make_settings
-from potstill.student.manifest import StudentManifest, StudentRole
+from potstill.student.manifest import ADAPTER_FILES, StudentManifest, StudentRole
 from potstill.workspace import Workspace, write_atomic
 
 
@@ -51,7 +51,8 @@ def test_the_command_knows_the_trained_roles(tmp_path: Path, url: str | None, ro
     chosen = config(roles=roles, student_url=url)
     session = Session("infer", Resolved(chosen.model_copy(update={"workspace": str(tmp_path)}), {}))
     trained(session.workspace)
-    session.workspace.student(chosen.distill.name).adapter.mkdir()
+    for name in ADAPTER_FILES:
+        write_atomic(session.workspace.student(chosen.distill.name).adapter / name, "")
     student = student_of(session)
     assert student is not None
     assert set(student.roles) >= {"clerk"}
