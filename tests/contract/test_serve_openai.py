@@ -99,39 +99,18 @@ def test_key_and_host(server: Running) -> None:
 @pytest.mark.parametrize(
     "extra",
     [
-        {"n": 0},
         {"n": 5},
-        {"stop": 3},
-        {"stop": ["a", "b", "c", "d", "e"]},
-        {"temperature": 3},
         {"temperature": "1"},
-        {"top_p": 0},
-        {"max_tokens": 0},
         {"max_tokens": 65},
         {"max_tokens": 5, "max_completion_tokens": 5},
         {"stream": "yes"},
-        {"stream_options": {"include_usage": True}},
-        {"response_format": {"type": "yaml"}},
-        {"response_format": {"type": "json_schema"}},
         {"tools": []},
-        {"tool_choice": "auto"},
-        {"logit_bias": {"1": 101}},
-        {"logit_bias": {"one": 1}},
         {"logprobs": 1},
-        {"logprobs": True, "top_logprobs": 21},
-        {"top_logprobs": 2},
-        {"frequency_penalty": 2.5},
-        {"presence_penalty": -3},
-        {"seed": 1.5},
-        {"no_such": 1},
-        {"messages": []},
-        {"messages": [{"role": "user"}]},
-        {"messages": [{"role": "wizard", "content": "hello"}]},
     ],
     ids=json.dumps,
 )
 def test_bad_parameter(server: Running, extra: dict[str, object]) -> None:
-    """A parameter that is wrong or not supported is 400 in OpenAI's shape, never ignored."""
+    """What passes this server's own limits is 400 in OpenAI's shape; test_conformance.py has what any server refuses."""
     body = {"model": "cost-analyst", "messages": QUESTION, **extra}
     with server.client() as client:
         reply = client._client.post(

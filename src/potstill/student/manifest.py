@@ -75,7 +75,8 @@ def source_of(files: StudentFiles, manifest: StudentManifest) -> str:
 
     Raises InputError where an adapter is missing.
     """
-    weights = [_hashes(folder) for folder in adapter_folders(files, manifest).values()]
+    folders = dict.fromkeys(adapter_folders(files, manifest).values())  # one, where the roles share it
+    weights = [_hashes(folder) for folder in folders]
     roles = [role.model_dump() for role in manifest.roles]
     return content_id([manifest.base_sha, manifest.template_sha, roles, weights])
 
