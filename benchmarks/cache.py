@@ -34,10 +34,10 @@ from page import deliver, head
 
 from potstill.infer.cache import AnswerCache, Neighbourhood, OpenIndex
 from potstill.infer.calibration import Calibration, Circumstances, calibrate, choose
-from potstill.infer.encoder import load_encoder
 from potstill.infer.graph import BUILD_FROM, GrowingIndex
 from potstill.infer.index import Index, MemoryIndex
 from potstill.infer.key import exact_key
+from potstill.infer.loading import load_encoder
 from potstill.infer.pairs import read_pairs
 from potstill.infer.rule import Candidate, Rule, judge_neighbours
 from potstill.infer.store import EntryStore, packed

@@ -19,8 +19,8 @@ import numpy as np
 from page import deliver, head
 
 from potstill.infer.calibration import LEVEL, Calibration, Circumstances, calibrate, choose, lower_bound
-from potstill.infer.encoder import load_encoder
 from potstill.infer.guard import veto
+from potstill.infer.loading import load_encoder
 from potstill.infer.pairs import Pair, read_pairs, split_pairs
 from potstill.infer.rule import Rule
 

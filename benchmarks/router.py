@@ -29,8 +29,8 @@ from potstill.config import Config, with_values
 from potstill.infer.batch import Summary, answer_all, summarise
 from potstill.infer.cache import AnswerCache, OpenIndex
 from potstill.infer.decide import Policy
-from potstill.infer.encoder import load_encoder
 from potstill.infer.index import MemoryIndex
+from potstill.infer.loading import load_encoder
 from potstill.infer.pairs import read_pairs
 from potstill.infer.panel import Panel
 from potstill.infer.router import Router

@@ -110,7 +110,7 @@ def one_round(config: Any) -> tuple[int, int, Decimal, float]:
     from potstill.config import Secrets, with_values
     from potstill.distill.run import distill
     from potstill.generate.run import Terms, generate
-    from potstill.infer.encoder import load_encoder
+    from potstill.infer.loading import load_encoder
     from potstill.ledger import LedgerView
     from potstill.workspace import Workspace
 

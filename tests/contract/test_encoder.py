@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from potstill.errors import MachineError
-from potstill.infer.encoder import Encoder, HashingEncoder, Vector, load_encoder, model_folder
+from potstill.infer.encoder import Encoder, HashingEncoder, Vector
+from potstill.infer.loading import load_encoder, model_folder
 from potstill.infer.onnx_encoder import OnnxEncoder
 from potstill.infer.sentence import SentenceEncoder
 
@@ -112,7 +113,7 @@ def test_minilm_loads_without_torch_and_without_network(graphs: Path, minilm: En
         "import socket, sys\nfrom pathlib import Path\n"
         "def refuse(*a, **k): raise SystemExit('network: ' + repr(a[1:]))\n"
         "socket.socket.connect = refuse; socket.getaddrinfo = refuse\n"
-        "from potstill.infer.encoder import load_encoder\n"
+        "from potstill.infer.loading import load_encoder\n"
         f"print(load_encoder({NAME!r}, Path(sys.argv[1])).id)\n"
         "print([m for m in ('torch', 'transformers', 'onnx', 'sentence_transformers') if m in sys.modules])\n"
     )

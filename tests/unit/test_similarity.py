@@ -11,7 +11,7 @@ from potstill.distill.asking import Judged
 from potstill.distill.judge import Evidence, score, verdict
 from potstill.distill.report import meaning, page
 from potstill.distill.similarity import measured
-from potstill.infer.encoder import load_encoder
+from potstill.infer.loading import load_encoder
 from potstill.student.answers import StudentAnswer
 from potstill.student.familiar import Reader
 

@@ -102,7 +102,8 @@ def _encode_of(session: Session) -> Callable[[Sequence[str]], Sequence[Sequence[
     """How failures are told apart, where there are any: by the cache's encoder, by spelling where it cannot read them."""
     if session.config.generate.failures.file is None:
         return None
-    from potstill.infer.encoder import HASHING, load_encoder
+    from potstill.infer.encoder import HASHING
+    from potstill.infer.loading import load_encoder
 
     def encode(texts: Sequence[str]) -> Sequence[Sequence[float]]:
         try:

@@ -145,7 +145,8 @@ def _router_of(session: Session) -> Callable[[Any], Any]:
 
 def _encoder_of(session: Session) -> tuple[str, Callable[[list[str]], list[tuple[float, ...]]]]:
     """The cache's encoder, loaded when it is first asked."""
-    from potstill.infer.encoder import Encoder, load_encoder
+    from potstill.infer.encoder import Encoder
+    from potstill.infer.loading import load_encoder
 
     name = session.config.cache.encoder
     opened: list[Encoder] = []

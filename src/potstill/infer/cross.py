@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from potstill.errors import MachineError
-from potstill.infer.encoder import model_files
+from potstill.infer.loading import model_files
 from potstill.infer.sentence import weights_sha
 
 
