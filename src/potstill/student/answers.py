@@ -41,6 +41,14 @@ class Rival(NamedTuple):
     logprob: float
 
 
+class Choice(NamedTuple):
+    """A chosen token, its log-probability under the model as it is, and the likeliest tokens where asked for."""
+
+    token: int
+    logprob: float
+    top: tuple[Rival, ...] = ()
+
+
 class ChosenToken(NamedTuple):
     """A token of an answer: its text, its bytes (a character may span tokens), and the likeliest at its place."""
 

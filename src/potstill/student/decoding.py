@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from potstill.student.answers import ChosenToken, Piece, StudentAnswer, StudentQuery
-from potstill.student.sampling import Choice
+from potstill.student.answers import Choice, ChosenToken, Piece, StudentAnswer, StudentQuery
 from potstill.student.schema import Constraint
 
 

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-from potstill.student.answers import Rival
-
-if TYPE_CHECKING:
-    from potstill.student.decoding import Row
-
+from potstill.student.answers import Choice, Rival
+from potstill.student.decoding import Row
 
 COLDEST = 1e-30
 """Temperatures below this are taken as this: in float32 they would be 0, and the likeliest token's score 0 / 0."""
-
-
-class Choice(NamedTuple):
-    """A chosen token, its log-probability under the model as it is, and the likeliest tokens where asked for."""
-
-    token: int
-    logprob: float
-    top: tuple[Rival, ...] = ()
 
 
 def choose(logits: Any, rows: Sequence[Row]) -> list[Choice]:
