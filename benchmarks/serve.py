@@ -107,7 +107,7 @@ def slots(model: Any, loaded: list[Any], numbers: list[int] | None = None) -> Ca
     from potstill.student.answers import StudentQuery
     from potstill.student.decoding import Row
     from potstill.student.lora import AdapterBank
-    from potstill.student.packing import pack
+    from potstill.student.onednn import pack
     from potstill.student.slots import Prefixes, SlotEngine
 
     bank = AdapterBank(model) if numbers is None else loaded[0]

@@ -20,8 +20,8 @@ from potstill.distill.oom import TokenLimit
 from potstill.distill.packing import UNLEARNED, Document, groups, pack, split
 from potstill.distill.train import default_learning_rate, lora_model
 from potstill.errors import InputError, MachineError
-from potstill.student.packing import pack as pack_weights
-from potstill.student.packing import rounded
+from potstill.student.onednn import pack as pack_weights
+from potstill.student.onednn import rounded
 
 VOCABULARY = 160
 LENGTHS = (50, 3, 17, 130, 17, 64, 2, 90)

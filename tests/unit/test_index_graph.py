@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from potstill.infer.edge import GRAPH_FILE, EdgeIndex, Graph
+from potstill.infer.edge_index import GRAPH_FILE, EdgeIndex, Graph
 from potstill.infer.graph import LOOK_EVERY, SEQ_FILE, GrowingIndex, roomy
 from potstill.infer.index import MemoryIndex, catch_up
 from potstill.infer.store import EntryStore, Fresh, packed

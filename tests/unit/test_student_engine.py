@@ -19,7 +19,7 @@ from potstill.student.answers import StudentQuery
 from potstill.student.local import Loaded, LocalStudent, Persona, read_student
 from potstill.student.lora import Adapter, read_adapter
 from potstill.student.manifest import StudentManifest, StudentRole
-from potstill.student.packing import pack
+from potstill.student.onednn import pack
 from potstill.student.scripted import ScriptedStudent
 from potstill.student.slots import PREFILL_TOKENS, fits_slots
 from potstill.student.template import encode_prompt

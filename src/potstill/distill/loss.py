@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from potstill.distill.packing import Packed
-from potstill.student.packing import PackedLinear
+from potstill.student.onednn import PackedLinear
 
 CHUNK_ELEMENTS = {"cuda": 2**25, "cpu": 2**20}
 """Logits held at once: in float32 128 MiB on a card; on a CPU 4 MiB, which its caches hold."""

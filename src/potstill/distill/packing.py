@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from potstill.student.packing import rounded
+from potstill.student.onednn import rounded
 
 UNLEARNED = -100
 """The label of a token that is not learned."""

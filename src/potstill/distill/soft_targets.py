@@ -11,7 +11,7 @@ from potstill.distill.loss import Head, head_of, token_loss
 from potstill.distill.packing import Packed
 from potstill.errors import InputError
 from potstill.student.base import load_base, load_tokenizer
-from potstill.student.packing import pack as pack_weights
+from potstill.student.onednn import pack as pack_weights
 
 
 def check_teacher(student: StudentConfig, soft: SoftTargets) -> None:

@@ -22,7 +22,7 @@ from potstill.distill.progress import Follow
 from potstill.distill.resume import last_checkpoint, load_best, own_checkpoints
 from potstill.distill.trainer import Splits, lora_trainer
 from potstill.student.base import load_base, pick_device, pick_dtype
-from potstill.student.packing import pack as pack_weights
+from potstill.student.onednn import pack as pack_weights
 
 MAX_LEARNING_RATE = 1e-2
 LLAMA_POWER, QWEN_POWER = 0.781, 0.0775

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from potstill.errors import MachineError
-from potstill.infer.edge import EdgeIndex, Graph
+from potstill.infer.edge_index import EdgeIndex, Graph
 from potstill.infer.encoder import Vector
 from potstill.infer.index import Near, catch_up
 from potstill.infer.store import EntryStore, StoredVector

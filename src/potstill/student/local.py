@@ -14,7 +14,7 @@ from potstill.student.base import base_sha, load_base, load_tokenizer
 from potstill.student.decoding import Row, Voice
 from potstill.student.lora import Adapter, AdapterBank, read_adapter
 from potstill.student.manifest import StudentManifest, StudentRole, fingerprint_of, read_manifest, source_of
-from potstill.student.packing import pack
+from potstill.student.onednn import pack
 from potstill.student.schema import SchemaCompiler
 from potstill.student.slots import Prefixes, SlotEngine, fits_slots
 from potstill.student.static import StaticEngine
