@@ -17,7 +17,8 @@ from potstill.errors import MachineError
 from potstill.infer.cache import AnswerCache, OpenIndex, open_cache
 from potstill.infer.edge_index import EdgeIndex
 from potstill.infer.encoder import HashingEncoder, Vector
-from potstill.infer.index import KEY_VARIABLE, Index, IndexBusyError, MemoryIndex, catch_up, open_local, open_server
+from potstill.infer.index import Index, IndexBusyError, MemoryIndex, catch_up
+from potstill.infer.qdrant_index import KEY_VARIABLE, open_local, open_server
 from potstill.infer.store import EntryStore, Fresh, StoredVector
 from potstill.workspace import Workspace
 
@@ -117,7 +118,7 @@ def test_index_on_disk_is_there_again(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ON_DISK)
 def test_second_process_is_told_that_it_is_busy(name: str, tmp_path: Path) -> None:
     """An embedded index belongs to one process; the second is told so by its own error."""
-    module, opener = {"edge": ("edge_index", "EdgeIndex"), "local": ("index", "open_local")}[name]
+    module, opener = {"edge": ("edge_index", "EdgeIndex"), "local": ("qdrant_index", "open_local")}[name]
     code = (
         f"from pathlib import Path\nfrom potstill.infer.{module} import {opener}\nfrom potstill.infer.index import IndexBusyError\n"
         f"try:\n    {opener}(Path({str(tmp_path)!r}), {DIMS})\nexcept IndexBusyError:\n    print('busy')\n"

@@ -15,8 +15,9 @@ from potstill.config import CacheConfig
 from potstill.errors import MachineError, PotstillError
 from potstill.infer.encoder import LEFT_ALONE_S, Encoder, Lazy, Vector
 from potstill.infer.graph import GrowingIndex, roomy
-from potstill.infer.index import BrokenIndexError, Index, IndexBusyError, MemoryIndex, catch_up, open_local, open_server
+from potstill.infer.index import BrokenIndexError, Index, IndexBusyError, MemoryIndex, catch_up
 from potstill.infer.loading import load_encoder
+from potstill.infer.qdrant_index import open_local, open_server
 from potstill.infer.store import Entry, EntryStore, Fresh
 from potstill.records import text_sha
 from potstill.workspace import Workspace
