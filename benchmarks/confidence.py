@@ -28,13 +28,14 @@ from potstill.distill.asking import Judged, answers
 from potstill.distill.data import read_data
 from potstill.distill.router import Nearness as HeldOut
 from potstill.distill.router import router_rule, surest
+from potstill.files import read_text
 from potstill.infer.cache import open_encoder
 from potstill.infer.decide import Nearness, TakeStudent, after_students, before_students, policy
 from potstill.records import Message, RouterRule, Sample
 from potstill.student.familiar import nearness, read_known
 from potstill.student.local import load_student
 from potstill.teacher.emulator import EmulatorSettings, running
-from potstill.workspace import Workspace, read_text, shipped
+from potstill.workspace import Workspace, shipped
 
 FOLDS = 5
 CONFIG = "configs/demo.yaml"

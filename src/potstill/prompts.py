@@ -20,8 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from potstill.config import Config
 from potstill.errors import InputError
+from potstill.files import file_sha, read_lines, read_text, read_yaml
 from potstill.records import content_id, from_data, text_sha
-from potstill.workspace import NAME_PATTERN, Workspace, file_sha, read_lines, read_text, read_yaml, shipped
+from potstill.workspace import NAME_PATTERN, Workspace, shipped
 
 FileModel = TypeVar("FileModel", bound=BaseModel)
 

@@ -12,13 +12,14 @@ from tests.unit.test_cache_rule import calibration
 
 from potstill.config import CacheConfig, Config, with_values
 from potstill.errors import MachineError
+from potstill.files import write_atomic
 from potstill.infer.calibrating import run_calibration
 from potstill.infer.calibration import Circumstances, calibrate
 from potstill.infer.cross import CrossScorer
 from potstill.infer.encoder import HashingEncoder
 from potstill.infer.pairs import Pair
 from potstill.infer.rule import SAFE_COSINE, Rule, semantic_rule
-from potstill.workspace import Workspace, write_atomic
+from potstill.workspace import Workspace
 
 
 def build(folder: Path, labels: int = 1) -> Path:

@@ -24,13 +24,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from potstill.config import StudentConfig
 from potstill.errors import InputError, KeyRefusedError
+from potstill.files import write_atomic
 from potstill.records import Message
 from potstill.student.answers import StudentQuery
 from potstill.student.base import base_sha
 from potstill.student.local import load_student
 from potstill.student.manifest import StudentManifest, StudentRole, fingerprint_on_disk
 from potstill.student.remote import RemoteStudent
-from potstill.workspace import Workspace, write_atomic
+from potstill.workspace import Workspace
 
 TEMPLATE = (
     "{{ '<bos>' }}{% for m in messages %}{{ '<role>' + m['role'] + '\n' + m['content'] + '<end>' }}{% endfor %}"

@@ -16,9 +16,10 @@ from potstill.cost.stages import Stage, held
 from potstill.cost.training import base_parameters, place_of, training
 from potstill.cost.whole import Options, price_all
 from potstill.errors import InputError
+from potstill.files import write_atomic
 from potstill.pricing.compute import load_compute
 from potstill.student.manifest import StudentManifest
-from potstill.workspace import Workspace, write_atomic
+from potstill.workspace import Workspace
 
 DAY = date(2026, 11, 24)
 COMPUTE = load_compute()

@@ -15,11 +15,12 @@ from potstill.config import Config, with_values
 from potstill.distill.asking import Judged
 from potstill.distill.router import Nearness, router_rule
 from potstill.errors import InputError, TeacherError
+from potstill.files import write_atomic
 from potstill.infer.encoder import HashingEncoder
 from potstill.infer.store import EntryStore
 from potstill.records import Familiar, Message, RouterRule
 from potstill.student.familiar import known_questions, nearness, read_known, write_known
-from potstill.workspace import Workspace, write_atomic
+from potstill.workspace import Workspace
 
 TAUGHT = ("How much memory does a model need?", "How hot may a card get?", "What does a LoRA adapter do?")
 NEAR = "How much memory do models need?"

@@ -12,9 +12,10 @@ from potstill.cli.infer_router import student_of
 from potstill.cli.session import Session
 from potstill.config import Resolved
 from potstill.errors import InputError
+from potstill.files import write_atomic
 from potstill.infer.settings import make_settings
 from potstill.student.manifest import ADAPTER_FILES, StudentManifest, StudentRole
-from potstill.workspace import Workspace, write_atomic
+from potstill.workspace import Workspace
 
 
 class Clerk(RoleStudent):

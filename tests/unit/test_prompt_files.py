@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from potstill.errors import InputError
+from potstill.files import LineFile
 from potstill.prompts import PromptFiles
-from potstill.workspace import LineFile
 
 
 def test_each_prompt_comes_once_and_in_order(tmp_path: Path) -> None:

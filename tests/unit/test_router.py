@@ -22,6 +22,7 @@ from potstill.errors import (
     TeacherError,
     UsageError,
 )
+from potstill.files import write_atomic
 from potstill.infer.batch import answer_all, beside_gemini, summarise
 from potstill.infer.cache import open_cache
 from potstill.infer.panel import LazyStudent, Panel, read_verdict
@@ -29,7 +30,7 @@ from potstill.infer.router import open_router
 from potstill.records import Message, Trace
 from potstill.student.answers import Student, StudentAnswer, StudentQuery
 from potstill.teacher.calls import TeacherRequest
-from potstill.workspace import Workspace, write_atomic
+from potstill.workspace import Workspace
 
 
 async def test_miss_is_stored_then_hit_exactly_then_by_meaning(tmp_path: Path) -> None:

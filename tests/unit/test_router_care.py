@@ -14,6 +14,7 @@ from tests.routing import PARAPHRASE, QUESTION, PricedTeacher, RoleStudent, conf
 
 from potstill.config import Config, with_values
 from potstill.errors import MachineError, TeacherError
+from potstill.files import write_atomic
 from potstill.infer.breaker import OUTAGES
 from potstill.infer.cache import AnswerCache
 from potstill.infer.encoder import HashingEncoder, Lazy
@@ -22,7 +23,7 @@ from potstill.infer.private import HASHED, HIDDEN
 from potstill.infer.store import EntryStore
 from potstill.student.answers import StudentQuery
 from potstill.teacher.calls import Answer, TeacherRequest
-from potstill.workspace import Workspace, write_atomic
+from potstill.workspace import Workspace
 
 VERIFIED = "responseJsonSchema"
 

@@ -8,8 +8,9 @@ from tests.routing import PARAPHRASE, QUESTION, PricedTeacher, RoleStudent, conf
 from tests.unit.test_cache_rule import calibration
 
 from potstill.config import with_values
+from potstill.files import write_atomic
 from potstill.infer.encoder import HashingEncoder
-from potstill.workspace import Workspace, write_atomic
+from potstill.workspace import Workspace
 
 OTHER = "Which cable does a card need?"
 

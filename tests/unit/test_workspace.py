@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from potstill.errors import InputError, MachineError, UsageError
-from potstill.workspace import Workspace, checked_name, read_text, shipped, write_atomic
+from potstill.files import read_text, write_atomic
+from potstill.workspace import Workspace, checked_name, shipped
 
 
 @given(st.text(max_size=80))

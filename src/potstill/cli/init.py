@@ -12,7 +12,8 @@ import yaml
 from potstill.cli.session import Session, with_session
 from potstill.config import Config, field_of, flatten, json_schema
 from potstill.errors import MachineError, UsageError
-from potstill.workspace import shipped, write_atomic
+from potstill.files import write_atomic
+from potstill.workspace import shipped
 
 SCHEMA_NAME = "potstill.schema.json"
 PROMPTS_NAME = "prompts/questions.txt"

@@ -54,9 +54,9 @@ def serve_local(
 
 def _vllm(session: Session, *, only_print: bool) -> None:
     """Show the line that starts vLLM, or become it."""
+    from potstill.files import read_text
     from potstill.serve.vllm import KEY_VARIABLE, adapter_rank, base_context, systems_of, vllm_command
     from potstill.student.manifest import adapter_folders, read_manifest
-    from potstill.workspace import read_text
 
     config, keys = session.config, session.secrets.serve_keys
     files = session.workspace.student(config.distill.name)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from potstill.config.secrets import Secrets, read_secrets
 from potstill.config.whole import Config, flatten
 from potstill.errors import ConfigError
-from potstill.workspace import read_text
+from potstill.files import read_text
 
 ENV_PREFIX = "POTSTILL__"
 DEFAULT_FILE = Path("potstill.yaml")

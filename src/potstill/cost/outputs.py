@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from potstill.files import read_text
 from potstill.ledger import PaidWork, paid_work
 from potstill.pricing.counting import Counter
 from potstill.pricing.intervals import ENOUGH, PLENTY, Z90, Interval, combined, total_interval
 from potstill.records import Sample, from_json
-from potstill.workspace import read_text
 
 ASSUMED_SHARE = 0.5
 """Share of `max_output_tokens` that an answer is taken to use while nothing is known."""

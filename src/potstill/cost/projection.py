@@ -16,11 +16,12 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from potstill.files import read_text
 from potstill.ledger import Sum, read_sums
 from potstill.pricing.files import parse
 from potstill.pricing.intervals import total_interval
 from potstill.records import from_data
-from potstill.workspace import Workspace, read_text
+from potstill.workspace import Workspace
 
 ZERO = Decimal(0)
 PICO = Decimal("1e-12")

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from potstill.files import read_text
 from potstill.pricing.book import PriceBook
 from potstill.records import Attempt, Usage, from_json
-from potstill.workspace import read_text
 
 
 class Billed(BaseModel):

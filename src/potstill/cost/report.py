@@ -9,9 +9,10 @@ from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
+from potstill.files import read_lines
 from potstill.ledger import Sum, read_sums
 from potstill.records import Trace, Usage, from_lines
-from potstill.workspace import Workspace, read_lines
+from potstill.workspace import Workspace
 
 GROUPS: dict[str, Callable[[Sum], str]] = {
     "day": lambda found: found.day.isoformat(),

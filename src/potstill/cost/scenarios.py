@@ -14,11 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from potstill.config import Config
 from potstill.cost.schemes import ONE, ZERO, Machine, Scenario, Teacher
 from potstill.errors import UnknownModelError
+from potstill.files import read_text
 from potstill.pricing.book import PriceBook
 from potstill.pricing.compute import Compute
 from potstill.pricing.files import parse
 from potstill.records import Usage, from_data
-from potstill.workspace import read_text
 
 
 class _File(BaseModel):

@@ -10,10 +10,11 @@ from typing import Any
 from potstill.distill.heldout import Leak, duplicates, fair
 from potstill.distill.packing import UNLEARNED
 from potstill.errors import InputError
+from potstill.files import read_text
 from potstill.records import Message, Sample, from_json, text_sha
 from potstill.student.manifest import StudentRole
 from potstill.student.template import Encoded, encode_sample, stop_ids
-from potstill.workspace import Workspace, read_text
+from potstill.workspace import Workspace
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from potstill.distill.processes import Card
+from potstill.files import write_atomic
 from potstill.pricing.compute import load_compute
 from potstill.student.manifest import Energy
-from potstill.workspace import write_atomic
 
 EVERY_S = 20.0
 """Seconds between readings: a processor's counter starts anew after some minutes, and a kill loses no more than these."""

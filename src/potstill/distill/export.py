@@ -15,11 +15,12 @@ from potstill.config import StudentConfig
 from potstill.distill.gguf_file import refusal, write_gguf
 from potstill.distill.modelfile import modelfile
 from potstill.errors import InputError, QualityGateError
+from potstill.files import write_atomic
 from potstill.records import Record, Sample
 from potstill.student.base import base_sha, load_base, load_tokenizer
 from potstill.student.manifest import StudentManifest, read_manifest
 from potstill.student.template import encode_prompt, encode_sample, stop_ids
-from potstill.workspace import StudentFiles, write_atomic
+from potstill.workspace import StudentFiles
 
 CHECKED = 50
 """Held-out answers on which an export is compared with the adapter."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from potstill.distill.packing import Document
 from potstill.errors import MachineError
-from potstill.workspace import write_atomic
+from potstill.files import write_atomic
 
 Admit = Callable[[int], None]
 """Told the tokens of a micro-batch before it runs; may raise torch.OutOfMemoryError to refuse it."""

@@ -25,10 +25,11 @@ from potstill.distill.report import page, plot_loss
 from potstill.distill.soft_targets import soft_objective
 from potstill.distill.train import Job, train
 from potstill.errors import KeyRefusedError
+from potstill.files import write_atomic
 from potstill.records import Evaluated, Sample, Verdict, content_id, text_sha
 from potstill.student.machine import LOCAL_PACKAGES, installed
 from potstill.student.manifest import Energy, StudentManifest, read_manifest
-from potstill.workspace import StudentFiles, Workspace, write_atomic
+from potstill.workspace import StudentFiles, Workspace
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Literal
 
 from potstill import __version__
 from potstill.config import Config, SplitConfig
+from potstill.files import LineFile, write_atomic
 from potstill.generate.card import card
 from potstill.generate.figures import DatasetManifest, RoleNote, Tally
 from potstill.generate.groups import Copies, Groups
@@ -20,7 +21,7 @@ from potstill.generate.sift import Gauge, Kept, sift
 from potstill.prompts import Role
 from potstill.records import Message, Rejected, Sample, content_id, text_sha
 from potstill.teacher.calls import Answer
-from potstill.workspace import LineFile, Workspace, write_atomic
+from potstill.workspace import Workspace
 
 SPLITS = ("train", "validation", "test")
 Split = Literal["train", "validation", "test"]

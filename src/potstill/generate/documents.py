@@ -10,7 +10,7 @@ from typing import Any
 
 from potstill.config import DocumentsConfig
 from potstill.errors import InputError, MachineError
-from potstill.workspace import read_text
+from potstill.files import read_text
 
 SUFFIXES = (".txt", ".md", ".markdown", ".pdf")
 HEADING = re.compile(r"^(#{1,6})\s+(.*?)\s*#*\s*$")

@@ -10,9 +10,10 @@ from typing import Any
 
 from potstill.config import ExportFormat
 from potstill.errors import MachineError
+from potstill.files import LineFile, read_lines, whole_file
 from potstill.generate.dataset import SPLITS
 from potstill.records import Sample, from_json
-from potstill.workspace import LineFile, Workspace, read_lines, whole_file
+from potstill.workspace import Workspace
 
 Row = dict[str, Any]
 PARQUET_ROWS = 10_000

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from potstill.errors import InputError
+from potstill.files import read_lines
 from potstill.generate.export import read_split
 from potstill.records import Evaluated, Sample, content_id, from_json
-from potstill.workspace import EVALUATION, Workspace, read_lines
+from potstill.workspace import EVALUATION, Workspace
 
 Vector = Sequence[float]
 Encode = Callable[[Sequence[str]], Sequence[Vector]]

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from potstill.config import Config
 from potstill.errors import PartialError, TeacherError
+from potstill.files import LineFile
 from potstill.generate.documents import Passage, read_passages
 from potstill.generate.forms import TEXTS, read_texts
 from potstill.generate.languages import fits, language_of
@@ -28,7 +29,7 @@ from potstill.prompts import Prompt, PromptFiles, fill, load_personas, load_temp
 from potstill.records import Message, Record
 from potstill.teacher.calls import Answer, Asks, TeacherRequest, build_request
 from potstill.wording import counted
-from potstill.workspace import LineFile, Workspace
+from potstill.workspace import Workspace
 
 EXAMPLES = 6
 """Prompts of the pool that a self-instruct request shows."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from potstill.files import read_lines
 from potstill.generate.dataset import Extra
 from potstill.generate.plan import Plan
 from potstill.generate.shelf import temporary_database
@@ -20,7 +21,7 @@ from potstill.ledger import Answered, LedgerView
 from potstill.prompts import Prompt, Role, load_template
 from potstill.records import Message, Sample, Trace, content_id, text_sha
 from potstill.teacher.wire import parse_reply
-from potstill.workspace import Workspace, read_lines
+from potstill.workspace import Workspace
 
 LANGUAGES = ("en", "zh-TW")
 QUESTION, CANDIDATES = "{{ question }}", "{{ candidates }}"

@@ -13,9 +13,9 @@ from typing import Protocol
 from pydantic import ValidationError
 
 from potstill.errors import InputError, PotstillError, TeacherError
+from potstill.files import read_text, write_atomic
 from potstill.records import Record, Trace, Usd
 from potstill.wording import counted
-from potstill.workspace import read_text, write_atomic
 
 
 class Routed(Protocol):

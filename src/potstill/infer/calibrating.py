@@ -10,6 +10,7 @@ from pathlib import Path
 
 from potstill.config import CacheConfig
 from potstill.errors import InputError, MachineError
+from potstill.files import read_text, write_atomic
 from potstill.infer.cache import entries_file, open_encoder
 from potstill.infer.calibration import Calibration, Circumstances, Point, calibrate
 from potstill.infer.cross import CrossScorer
@@ -17,7 +18,7 @@ from potstill.infer.encoder import Encoder
 from potstill.infer.pairs import Pair
 from potstill.infer.store import EntryStore
 from potstill.records import from_json
-from potstill.workspace import Workspace, read_text, write_atomic
+from potstill.workspace import Workspace
 
 CHUNK = 256
 """Questions encoded between two reports of progress."""

@@ -13,12 +13,12 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from potstill.errors import MachineError
+from potstill.files import write_atomic
 from potstill.infer.calibration import LEVEL, lower_bound
 from potstill.infer.encoder import Vector
 from potstill.infer.index import PAGE, Near, unopened
 from potstill.infer.store import StoredVector
 from potstill.records import Record
-from potstill.workspace import write_atomic
 
 LINKS, BUILD_WIDTH = 16, 100
 """The graph's M and ef_construction."""

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from potstill.errors import MachineError
+from potstill.files import write_atomic
 from potstill.infer import bert
 from potstill.infer.encoder import cannot_read
 from potstill.records import content_id
-from potstill.workspace import write_atomic
 
 GRAPH_VERSION = 1
 """Raised where the graph of one config changes."""

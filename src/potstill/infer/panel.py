@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 
 from potstill.errors import MachineError
+from potstill.files import read_text
 from potstill.records import Message, Verdict, from_json
 from potstill.student.answers import Piece, Remote, Student, StudentAnswer, StudentQuery
-from potstill.workspace import StudentFiles, read_text
+from potstill.workspace import StudentFiles
 
 MAX_BATCH = 32
 """Queries of one batch."""

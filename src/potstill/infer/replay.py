@@ -11,9 +11,9 @@ from decimal import Decimal
 from pathlib import Path
 
 from potstill.errors import InputError
+from potstill.files import read_lines
 from potstill.infer.calibration import LEVEL, lower_bound, upper_bound
 from potstill.records import Record, Trace, Usd, from_lines
-from potstill.workspace import read_lines
 
 COSINES = (0.85, 0.9, 0.95, 0.98, 1.01)
 """Thresholds that are tried; the last one stands for no semantic layer."""

@@ -9,11 +9,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from potstill.errors import InputError, UsageError
+from potstill.files import LineFile, read_lines
 from potstill.infer.calibration import LEVEL, lower_bound, upper_bound
 from potstill.infer.key import Scope, exact_key
 from potstill.infer.store import Entry, EntryStore, Fresh, Judged, packed, unpacked
 from potstill.records import Record, from_json
-from potstill.workspace import LineFile, read_lines
 
 FILTERS = ("role", "prompt", "model", "namespace", "route", "pattern")
 """What entries can be dropped by; `prompt` is the beginning of a system prompt's or a template's SHA-256."""

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from potstill.errors import InputError
-from potstill.workspace import read_text
+from potstill.files import read_text
 
 SHIPPED = {"current": "prices.json", "source-design": "source-design.json"}
 """Books by name: today's figures, and those of the source design, kept so that its sums can be reproduced."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from potstill.errors import InputError
-from potstill.workspace import write_atomic
+from potstill.files import write_atomic
 
 MOST = 20_000
 """Training questions that are kept at most, evenly from all: 15 MB, and three milliseconds for a lookup."""

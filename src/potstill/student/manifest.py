@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from potstill.errors import InputError
+from potstill.files import read_text
 from potstill.records import Record, content_id, from_json
-from potstill.workspace import StudentFiles, read_text
+from potstill.workspace import StudentFiles
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 """What PEFT saves of an adapter, both of which change its answers."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from potstill.config import StudentConfig
 from potstill.errors import InputError, MachineError
+from potstill.files import read_text
 from potstill.student.fit import KNOWN, Shape
-from potstill.workspace import read_text
 
 NAMES = {
     "hidden": "hidden_size",

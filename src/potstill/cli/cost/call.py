@@ -85,8 +85,8 @@ def call(  # noqa: PLR0913, PLR0917  (one option a figure)
 
 def _prompt(session: Session, input_tokens: int | None, text: Path | None) -> tuple[int, str]:
     """The prompt's tokens, given or counted, and how they were counted; raises UsageError for both or neither."""
+    from potstill.files import read_text
     from potstill.pricing.counting import find_counter
-    from potstill.workspace import read_text
 
     if (input_tokens is None) == (text is None):
         message = "give either --input-tokens or --text"

@@ -12,8 +12,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from potstill.errors import InputError
+from potstill.files import read_yaml
 from potstill.records import from_data
-from potstill.workspace import read_yaml, shipped
+from potstill.workspace import shipped
 
 FLOOR = 0.25
 """Cosine below which a question is taken to be about something else."""
