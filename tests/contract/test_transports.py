@@ -24,7 +24,8 @@ from potstill.teacher.calls import TeacherRequest, build_request
 from potstill.teacher.connect import check_teacher, connect
 from potstill.teacher.emulator import EmulatorSettings, Running, running
 from potstill.teacher.retrying import Failure, GiveUp, Retry, Stop, after_failure
-from potstill.teacher.transport import Received, Transport
+from potstill.teacher.transport import GeminiTransport, Received, Transport
+from potstill.teacher.transport_openai import OpenAITransport
 from potstill.teacher.wire import Reply, parse_reply
 
 pytestmark = pytest.mark.filterwarnings("ignore:Inheritance class AiohttpClientSession:DeprecationWarning")
@@ -47,6 +48,18 @@ def teacher_of(kind: str, url: str) -> TeacherConfig:
     """The config of a teacher at an emulator."""
     base = f"{url}/v1beta/openai" if kind == "openai" else url
     return TeacherConfig.model_validate({"model": MODEL, "base_url": base, "max_concurrency": 32, **KINDS[kind]})
+
+
+async def test_no_client_looks_in_the_environment_for_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The config has read it, and may say otherwise: `teacher.base_url: null` is the provider's own server for each."""
+    for name in ("GOOGLE_GEMINI_BASE_URL", "OPENAI_BASE_URL"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for transport in (GeminiTransport, OpenAITransport):
+        sender = transport(TeacherConfig(), SecretStr("a-secret-key"))
+        client = sender._client
+        address = str(getattr(client, "base_url", None) or client._api_client._http_options.base_url)
+        assert address.startswith("https://")
+        await sender.close()
 
 
 @asynccontextmanager

@@ -45,6 +45,10 @@ class StreamingTransport(Transport, Protocol):
         """Like `send`; `hearing` takes each event, and keeps them where the caller is cancelled."""
 
 
+GEMINI_URL = "https://generativelanguage.googleapis.com/"
+"""Named where the config names no other: the SDK would look in the environment, which the config alone reads."""
+
+
 class GeminiTransport:
     """google-genai, held to one attempt per call: no retries, no continuation, no silent second POST, no redirect.
 
@@ -110,7 +114,7 @@ def gemini_client(teacher: TeacherConfig, key: SecretStr) -> Any:
         api_key=key.get_secret_value(),
         vertexai=False,
         http_options=types.HttpOptions(
-            base_url=teacher.base_url,
+            base_url=teacher.base_url or GEMINI_URL,
             timeout=int(teacher.timeout_s * 1000),
             retry_options=types.HttpRetryOptions(attempts=1),
             async_client_args={"allow_redirects": False},

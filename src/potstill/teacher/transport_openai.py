@@ -15,6 +15,8 @@ from potstill.errors import MachineError
 from potstill.teacher.calls import TeacherRequest
 from potstill.teacher.transport import Received
 
+OPENAI_URL = "https://api.openai.com/v1"
+"""Named where the config names no other: the client would look in the environment, which the config alone reads."""
 PARAMETERS = {
     "frequencyPenalty": "frequency_penalty",
     "presencePenalty": "presence_penalty",
@@ -44,7 +46,7 @@ class OpenAITransport:
         self._limit = "max_tokens" if teacher.base_url else "max_completion_tokens"
         self._client = openai.AsyncOpenAI(
             api_key=key.get_secret_value() if key else "none-needed",
-            base_url=teacher.base_url,
+            base_url=teacher.base_url or OPENAI_URL,
             max_retries=0,
             timeout=teacher.timeout_s,
             http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
