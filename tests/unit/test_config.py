@@ -162,6 +162,15 @@ def test_a_file_of_the_wrong_shape_is_refused(tmp_path: Path, text: str) -> None
         resolve(write(tmp_path, text), environ={})
 
 
+@pytest.mark.parametrize("name", ["bad name", "a/b/c", "owner", "a/b--c", "a/.b"])
+def test_a_name_of_the_wrong_form_says_what_is_wanted(name: str) -> None:
+    """In words, not by a regular expression."""
+    with pytest.raises(ConfigError, match=r"generate\.push: .*\(--push\)") as caught:
+        resolve(flags={"generate.push": ("--push", name)}, environ={})
+    assert "match" not in caught.value.message
+    assert "owner/name" in (caught.value.hint or "")
+
+
 def test_set_needs_an_equals_sign() -> None:
     """`--set` without a value is refused."""
     with pytest.raises(ConfigError, match=r"section\.key=value"):

@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from potstill.config.secrets import Secrets, read_secrets
-from potstill.config.whole import Config, flatten
+from potstill.config.whole import Config, field_of, flatten
 from potstill.errors import ConfigError
 from potstill.files import read_text
 
@@ -143,12 +143,16 @@ def _validated(values: Mapping[str, Any], origins: Mapping[str, str]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        problems = []
+        problems, hints = [], []
         for item in error.errors(include_url=False):
             key = ".".join(str(part) for part in item["loc"])
-            origin = next((origins[known] for known in origins if key.startswith(known)), "config")
-            problems.append(f"{key}: {item['msg']}, got {item['input']!r} ({origin})")
-        raise ConfigError("; ".join(problems)) from error
+            given = next((known for known in origins if key.startswith(known)), key)
+            said = item["msg"]
+            if item["type"] == "string_pattern_mismatch":  # a regular expression tells a user little
+                said = "not of the form that is wanted"
+                hints.append(f"{given}: {field_of(given).description}")
+            problems.append(f"{key}: {said}, got {item['input']!r} ({origins.get(given, 'config')})")
+        raise ConfigError("; ".join(problems), hint="; ".join(hints) or None) from error
 
 
 def _leaf_origins(config: Config, origins: Mapping[str, str]) -> dict[str, str]:

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from potstill.workspace import NAME_PATTERN
 
-HUB_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
-"""`owner/name` on the hub."""
+HUB_NAME = r"^[A-Za-z0-9_]+([.-][A-Za-z0-9_]+)*/[A-Za-z0-9_]+([.-][A-Za-z0-9_]+)*$"
+"""`owner/name` on the hub, which takes no two marks in a row."""
 
 SafeName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
@@ -222,7 +222,10 @@ class GenerateConfig(Section):
     from_traces: bool = Field(False, description="Add the answers that `infer` paid the teacher for (traces/).")
     export: tuple[ExportFormat, ...] = Field((), description="Forms in which the dataset is written beside its own.")
     push: str | None = Field(
-        None, pattern=HUB_NAME, description="Hugging Face dataset (owner/name) to push to; the token is HF_TOKEN."
+        None,
+        pattern=HUB_NAME,
+        description="Hugging Face dataset to push to, as owner/name (letters, digits, and single . _ - between them);"
+        " the token is HF_TOKEN.",
     )
     documents: DocumentsConfig = Field(DocumentsConfig(), description="Prompts from documents.")
     grow: GrowConfig = Field(GrowConfig(), description="Prompts from prompts.")

@@ -30,7 +30,9 @@ class PricesConfig(Section):
         None,
         description="A tokenizer.json, or its folder, to count prompts with; null: a formula. See `cost estimate`.",
     )
-    currency: str = Field("USD", pattern="^[A-Z]{3}$", description="Currency for display; all sums are dollars.")
+    currency: str = Field(
+        "USD", pattern="^[A-Z]{3}$", description="Currency for display, e.g. TWD; all sums are dollars."
+    )
     rate: Decimal | None = Field(None, gt=0, description="Units of `currency` for a dollar. None is built in.")
 
 

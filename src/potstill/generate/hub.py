@@ -28,7 +28,7 @@ def push(workspace: Workspace, name: str, token: SecretStr | None, *, endpoint: 
     try:
         from httpx2 import HTTPError
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     except ModuleNotFoundError as error:
         message = "pushing needs huggingface-hub"
         raise MachineError(message, hint="pip install 'potstill[hub]'") from error
@@ -42,6 +42,10 @@ def push(workspace: Workspace, name: str, token: SecretStr | None, *, endpoint: 
             allow_patterns=list(PUSHED),
             commit_message="Dataset made by potstill",
         )
+    except HFValidationError as error:
+        message = f"generate.push: {error}"
+        hint = "the dataset is whole on this machine; `potstill generate --offline --push OWNER/NAME` tries again"
+        raise InputError(message, hint=hint) from None
     except HfHubHTTPError as error:
         status = error.response.status_code
         message = f"the hub refused the push to {name}: status {status}"
