@@ -45,6 +45,36 @@ def test_text_by_paragraphs_with_overlap(tmp_path: Path) -> None:
     assert found[1][1].startswith("One sentence here. One sentence here. Another sentence there.")
 
 
+@pytest.mark.parametrize(
+    ("lines", "whole"),
+    [
+        (("這張顯示卡的", "記憶體不夠。"), "這張顯示卡的記憶體不夠。"),
+        (("先清理風扇，", "  再降低上限"), "先清理風扇，再降低上限"),
+        (("價格是", "「一萬元」"), "價格是「一萬元」"),
+        (("他說：", "“好”", "就走了"), "他說：“好”就走了"),
+        (("メモリ", "不足"), "メモリ不足"),
+        (("Clean the", "fans."), "Clean the fans."),
+        (("end.”", "“Next"), "end.” “Next"),
+        (("用", "GPU，", "CPU 也行"), "用 GPU，CPU 也行"),
+        (("메모리가", "부족"), "메모리가 부족"),
+    ],
+)
+def test_lines_are_joined_as_their_script_is_written(tmp_path: Path, lines: tuple[str, ...], whole: str) -> None:
+    """Chinese and Japanese run on over a line's end, in paragraphs and where a passage repeats what came before."""
+    path = tmp_path / "notes.txt"
+    path.write_text("\n".join(lines) + "\n")
+    assert [text for _, text in passages(path)] == [whole]
+
+
+def test_chinese_sentences_are_repeated_without_spaces(tmp_path: Path) -> None:
+    """The sentences that a passage repeats stand before it as they stood in the text."""
+    path = tmp_path / "notes.txt"
+    path.write_text("清理風扇。降低上限。" * 12 + "\n\n" + "查看功耗。" * 30 + "\n")
+    found = passages(path, chunk_chars=200, overlap_chars=40)
+    assert found[1][1].startswith("清理風扇。降低上限。")
+    assert not any(" " in text for _, text in found)
+
+
 def test_pdf_by_pages(tmp_path: Path) -> None:
     """The text of a PDF is read by pypdf, and each passage names its page."""
     path = tmp_path / "paper.pdf"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from potstill.config import DocumentsConfig
 from potstill.errors import InputError, MachineError
@@ -14,6 +16,8 @@ from potstill.files import read_text
 
 SUFFIXES = (".txt", ".md", ".markdown", ".pdf")
 HEADING = re.compile(r"^(#{1,6})\s+(.*?)\s*#*\s*$")
+HANGUL = re.compile(r"[\u1100-\u11ff\u3130-\u318f\uac00-\ud7af]")
+"""As wide as Chinese, but written with spaces."""
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 
 
@@ -78,7 +82,7 @@ def _passage(name: str, blocks: Sequence[_Block], before: str) -> Passage:
     place = first if first == last else f"{first}-{last}"
     headings = "".join(f" > {heading}" for heading in blocks[0].headings)
     text = "\n\n".join(block.text for block in blocks)
-    return Passage(f"{before} {text}".strip(), f"{name}:{place}{headings}")
+    return Passage(joined((before, text)), f"{name}:{place}{headings}")
 
 
 def _cut(blocks: Iterable[_Block], most: int) -> Iterator[_Block]:
@@ -98,7 +102,7 @@ def _pieces(text: str, most: int) -> Iterator[str]:
         while len(rest) > most:
             yield rest[:most]
             rest = rest[most:]
-        held = f"{held} {rest}".strip() if held and held[-1].isascii() else held + rest
+        held = joined((held, rest))
     if held.strip():
         yield held.strip()
 
@@ -107,11 +111,36 @@ def _tail(text: str, most: int) -> str:
     """The last whole sentences of a text that fit."""
     kept = ""
     for sentence in reversed(SENTENCE_END.split(text)):
-        longer = f"{sentence} {kept}".strip()
+        longer = joined((sentence, kept))
         if len(longer) > most:
             break
         kept = longer
     return kept
+
+
+def joined(pieces: Iterable[str]) -> str:
+    """Pieces of a text that a line's end or a cut parted: by a space, but for Chinese and Japanese, which have none.
+
+    No space stands beside a full-width mark either.
+    """
+    kept = [piece for piece in map(str.strip, pieces) if piece]
+    return "".join([*kept[:1], *(_gap(before, after) + after for before, after in pairwise(kept))])
+
+
+def _gap(before: str, after: str) -> str:
+    left, right = _script(reversed(before)), _script(iter(after))
+    return "" if "mark" in (left, right) or left == right == "wide" else " "
+
+
+def _script(characters: Iterator[str]) -> Literal["mark", "wide", "narrow"]:
+    """How the first character is set that says so: a quotation mark or a dash is set as its neighbour is."""
+    for character in characters:
+        width, is_mark = unicodedata.east_asian_width(character), unicodedata.category(character)[0] == "P"
+        if width in "WF":
+            return "mark" if is_mark else "narrow" if HANGUL.match(character) else "wide"
+        if not (width == "A" and is_mark):
+            break
+    return "narrow"
 
 
 def _size(blocks: Sequence[_Block]) -> int:
@@ -126,7 +155,7 @@ def _text_blocks(path: Path) -> Iterator[_Block]:
     first, fenced = 1, False
 
     def block(number: int) -> Iterator[_Block]:
-        text = "\n".join(lines).strip() if fenced or markdown else " ".join(line.strip() for line in lines).strip()
+        text = "\n".join(lines).strip() if fenced or markdown else joined(lines)
         if text:
             yield _Block(text, str(first), str(number), tuple(headings[level] for level in sorted(headings)))
         lines.clear()
@@ -159,8 +188,7 @@ def _pdf_blocks(path: Path) -> Iterator[_Block]:
         reader: Any = PdfReader(path)
         for number, page in enumerate(reader.pages, start=1):
             for paragraph in re.split(r"\n\s*\n", page.extract_text() or ""):
-                text = " ".join(paragraph.split())
-                if text:
+                if text := joined(" ".join(line.split()) for line in paragraph.splitlines()):
                     yield _Block(text, f"p{number}", f"p{number}")
     except FileNotFoundError as error:
         message = f"document not found: {path}"
