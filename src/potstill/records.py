@@ -71,9 +71,14 @@ def from_lines(kind: type[Model], lines: Iterable[str], origin: str | Path) -> I
         try:
             yield kind.model_validate_json(line)
         except ValidationError as error:
-            if error.errors(include_url=False)[0]["type"] != "json_invalid":
+            if not is_torn(error):
                 message = f"{origin}:{number}: {first_problem(error)}"
                 raise InputError(message) from error
+
+
+def is_torn(error: ValidationError) -> bool:
+    """Whether what was read is no JSON at all, as a line is that a full disk or a crash cut off."""
+    return error.errors(include_url=False)[0]["type"] == "json_invalid"
 
 
 def first_problem(error: ValidationError) -> str:

@@ -243,6 +243,7 @@ def test_push_without_token_or_hub_is_clear(potstill: Run, tmp_path: Path, teach
     assert "hf_a-secret-token" not in result.stdout + result.stderr
 
 
+@pytest.mark.usefixtures("questions")
 def test_what_infer_paid_for_becomes_data(potstill: Run, tmp_path: Path, teacher: Running) -> None:
     """Answers that the router had from the teacher are samples of the next round, for nothing and without a key."""
     env = {**KEY, "GOOGLE_GEMINI_BASE_URL": teacher.url}
@@ -250,12 +251,23 @@ def test_what_infer_paid_for_becomes_data(potstill: Run, tmp_path: Path, teacher
         answered = potstill("infer", question, env=env)
         assert answered.returncode == 0, answered.stderr
     sent = len(teacher.log())
-    result = potstill("generate", "--from-traces", "--offline", "--json")
+    result = potstill("generate", "--from-traces", "--json")
     assert result.returncode == 0, result.stderr
     samples = kept(tmp_path)
     assert sorted(row["messages"][1]["content"] for row in samples) == sorted(QUESTIONS[:2])
     assert {row["role"] for row in samples} == {"hardware-expert"}
-    assert len(teacher.log()) == sent
+    assert "to 2 questions of `infer` in 1 role" in (tmp_path / "workspace" / "dataset" / "README.md").read_text()
+    both = potstill("generate", "--from-traces", "--prompts", "questions.txt", env=env)
+    assert "with the answers to 2 questions that infer had paid for" in both.stdout
+    assert "to 4 prompts and 2 questions of `infer`" in (tmp_path / "workspace" / "dataset" / "README.md").read_text()
+    assert len(teacher.log()) == sent + 4
+
+
+def test_traces_alone_where_there_are_none(potstill: Run) -> None:
+    """Without a ledger the end is 2 and says that nothing was paid for here; no key is asked for."""
+    result = potstill("generate", "--from-traces")
+    assert result.returncode == 2
+    assert "nothing was paid for in this workspace" in result.stderr
 
 
 def test_a_dataset_in_traditional_chinese(potstill: Run, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from potstill.config import Config, TeacherConfig, with_values
 from potstill.generate.dataset import write_dataset
 from potstill.generate.plan import Plan
@@ -106,13 +108,32 @@ async def test_chats_keep_their_history_and_the_split_knows_the_question(tmp_pat
     turns = (user("How hot?"), Message(role="assistant", content="Eighty."), user("And at night?"))
     await paid(workspace, [(request(turns, "hardware-expert"), "The same.")])
     plan = Plan(with_values(Config(), generate={"from_traces": True}), PromptFiles([], may_be_none=True), ROLES)
-    with traced(plan, workspace) as extra:
+    with traced(plan, workspace, pytest.fail) as extra:
+        assert extra.questions == 1
         samples = list(extra.samples)
         contents = [message.content for message in samples[0].messages]
         assert contents == ["How hot?", "Eighty.", "And at night?", "The same."]
         manifest = write_dataset(workspace, plan, samples, extra=extra)
         assert sum(manifest.samples.values()) == 1
         assert write_dataset(workspace, plan, [], extra=extra).missing == 0
+
+
+async def test_traces_of_another_version_are_counted_and_said(tmp_path: Path) -> None:
+    """Their answers are samples all the same; a torn line is no such trace, and where all are read nothing is said."""
+    workspace = Workspace(tmp_path)
+    await paid(workspace, [(request((user(merge_prompt("Rent or buy?")),), None), "Rent first.")])
+    workspace.traces.mkdir()
+    newer = json.loads(trace("Rent or buy?", ("cost-analyst",)).to_line()) | {"schema_version": 2}
+    (workspace.traces / "2026-01-01.jsonl").write_text(json.dumps(newer) + '\n{"torn": ')
+    plan = Plan(with_values(Config(), generate={"from_traces": True}), PromptFiles([], may_be_none=True), ROLES)
+    said: list[str] = []
+    with traced(plan, workspace, said.append) as extra:
+        assert [sample.role for sample in extra.samples] == ["hardware-expert"]
+    assert len(said) == 1
+    assert said[0].startswith("1 trace of another version not read")
+    (workspace.traces / "2026-01-01.jsonl").unlink()
+    with traced(plan, workspace, pytest.fail):
+        pass
 
 
 async def test_samples_of_one_question_stand_in_a_row(tmp_path: Path) -> None:

@@ -89,6 +89,8 @@ def _dataset(session: Session, outcome: Outcome) -> Iterator[str]:
     if manifest is not None:
         splits = ", ".join(f"{count} {name}" for name, count in manifest.samples.items())
         yield f"dataset: {splits} in {session.workspace.dataset}"
+        if manifest.traced_prompts:
+            yield f"with the answers to {counted(manifest.traced_prompts, 'question')} that infer had paid for"
     reused = f"{progress.reused} {'was' if progress.reused == 1 else 'were'} in the ledger already"
     yield f"paid for {counted(progress.paid, 'answer')}, ${progress.spent_usd:f}; {reused}"
     if outcome.beside_usd:

@@ -55,8 +55,10 @@ def _summary(manifest: DatasetManifest) -> str:
     models = "`, `".join(manifest.models_answered) or manifest.teacher_model
     count = sum(manifest.samples.values())
     roles = ", ".join(f"`{role.name}` ({role.language})" for role in manifest.roles)
-    asked = f"{counted(manifest.prompts, 'prompt')} in {counted(len(manifest.roles), 'role')}"
-    return f"{counted(count, 'answer')} of `{models}` to {asked}: {roles}."
+    asked = [counted(manifest.prompts, "prompt")] if manifest.prompts or not manifest.traced_prompts else []
+    asked += [f"{counted(manifest.traced_prompts, 'question')} of `infer`"] if manifest.traced_prompts else []
+    to = f"{' and '.join(asked)} in {counted(len(manifest.roles), 'role')}"
+    return f"{counted(count, 'answer')} of `{models}` to {to}: {roles}."
 
 
 def _sifted(manifest: DatasetManifest) -> str:

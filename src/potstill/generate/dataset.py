@@ -94,11 +94,13 @@ class Prompts:
 class Extra:
     """Samples that came from elsewhere; their prompts are dealt to the splits with the plan's, and after them.
 
-    They are gone through several times; `has` says whether a sample of this id is among them.
+    They are gone through several times; `has` says whether a sample of this id is among them; `questions` is how many
+    different ones they answer.
     """
 
     samples: Iterable[Sample] = ()
     has: Callable[[str], bool] = lambda _: False
+    questions: int = 0
 
     def prompts(self) -> Iterator[Keyed]:
         """Ids and texts of the questions."""
@@ -135,7 +137,7 @@ def write_dataset(
             stack.callback(file.discard)
         whole = replace(gauge or Gauge(plan.config.generate.filters), alike_prompt=prompts.original)
         counted = _Counted(samples)
-        tally = Tally()
+        tally = Tally(traced_prompts=extra.questions)
         for sample, verdict in sift(extra.after(counted), whole):
             tally.paid(sample)
             if isinstance(verdict, Kept):
@@ -146,13 +148,8 @@ def write_dataset(
                 row = Rejected(sample=sample, reason=verdict.reason, detail=verdict.detail)
                 files["rejected"].write(row.to_line())
                 tally.reject(verdict.reason)
-        manifest = _manifest(
-            plan,
-            tally,
-            prompts,
-            len(plan) - counted.count,
-            {f"{name}.jsonl": file.sha256 for name, file in files.items()},
-        )
+        tally.missing = len(plan) - counted.count
+        manifest = _manifest(plan, tally, prompts, {f"{name}.jsonl": file.sha256 for name, file in files.items()})
         for file in files.values():
             file.publish()
     write_atomic(workspace.dataset_card, card(manifest))
@@ -177,7 +174,7 @@ def _all_prompts(plan: Plan, extra: Extra) -> Iterator[Keyed]:
     return chain(((prompt.id, prompt.text) for prompt in plan.prompts), extra.prompts())
 
 
-def _manifest(plan: Plan, tally: Tally, prompts: Prompts, missing: int, hashes: Mapping[str, str]) -> DatasetManifest:
+def _manifest(plan: Plan, tally: Tally, prompts: Prompts, hashes: Mapping[str, str]) -> DatasetManifest:
     return DatasetManifest(
         potstill=__version__,
         created_at=datetime.now(UTC),
@@ -185,9 +182,10 @@ def _manifest(plan: Plan, tally: Tally, prompts: Prompts, missing: int, hashes: 
         models_answered=tuple(sorted(tally.models)),
         roles=tuple(_role_note(role) for role in plan.roles),
         prompts=len(plan.prompts),
+        traced_prompts=tally.traced_prompts,
         samples={name: tally.splits[name] for name in SPLITS},
         rejected=dict(tally.rejected.most_common()),
-        missing=missing,
+        missing=tally.missing,
         cost_usd=format(tally.cost_usd, "f"),
         usage=tally.usage,
         figures=tally.figures(),

@@ -44,6 +44,7 @@ class RoleNote(Record):
 class DatasetManifest(Record):
     """`dataset/manifest.json`: what the dataset was made from, and what it came to.
 
+    `prompts` are the plan's; `traced_prompts` the questions whose answers came from what `infer` had paid for.
     `alike_prompts`: how many groups of near-duplicate prompts there are of each size; each group is in one split.
     """
 
@@ -54,6 +55,7 @@ class DatasetManifest(Record):
     models_answered: tuple[str, ...]
     roles: tuple[RoleNote, ...]
     prompts: int
+    traced_prompts: int = 0
     samples: Mapping[str, int]
     rejected: Mapping[str, int]
     missing: int
@@ -67,7 +69,10 @@ class DatasetManifest(Record):
 
 @dataclass
 class Tally:
-    """Counts samples as they go by. `paid` figures hold the rejected ones too."""
+    """Counts samples as they go by. `paid` figures hold the rejected ones too; `missing` are cells without an answer."""
+
+    traced_prompts: int = 0
+    missing: int = 0
 
     splits: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)

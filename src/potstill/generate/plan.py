@@ -66,6 +66,11 @@ class Plan:
         return len(self.roles) * self.config.generate.samples_per_prompt
 
     @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to ask; reads one prompt at most."""
+        return next(iter(self.prompts), None) is None
+
+    @property
     def fingerprint(self) -> str:
         """Names the plan by everything that decides what its cells are."""
         generate = self.config.generate.model_dump(mode="json", include=CELL_FIELDS)

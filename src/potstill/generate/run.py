@@ -114,14 +114,14 @@ async def _generate(config: Config, secrets: Secrets, workspace: Workspace, term
     growth = await grow_prompts(place) if prepares else None
     second = await grow_near_failures(place, terms.encode) if prepares and terms.encode is not None else None
     plan = load_plan(config)
-    async with _teacher(config, secrets, workspace, replace(terms, max_requests=place.allowed())) as teacher:
+    async with _teacher(plan, secrets, workspace, replace(terms, max_requests=place.allowed())) as teacher:
         start = _start(plan, teacher.ledger)
         progress, stopped = await _ask(plan, teacher, start, terms)
         manifest, published = None, Published()
         has_some = progress.done > 0 or progress.total == 0 or config.generate.from_traces
         if terms.pilot is None and has_some and not isinstance(stopped, StoppedError):
             ledger, pay = teacher.ledger, stopped is None and prepares
-            with traced(plan, workspace) as extra:
+            with traced(plan, workspace, terms.say) as extra:
                 refined = await refine(plan, lambda: stored_samples(plan, ledger), ledger, place, extra, pay=pay)
                 manifest = await asyncio.to_thread(
                     write_dataset, workspace, plan, refined.samples(), refined.gauge, extra, refined.finish
@@ -181,7 +181,8 @@ async def _ask(
         if isinstance(teacher, Batcher):
             stopped = await _in_batches(plan, teacher, start, progress, terms)
         else:
-            _refuse_waiting_jobs(plan.config, teacher, offline=terms.offline)
+            if isinstance(teacher, PaidTeacher):
+                _refuse_waiting_jobs(plan.config, teacher)
             workers = min(plan.config.teacher.max_concurrency, max(1, progress.left))
             asking = Asking(teacher, plan.config.generate, workers, terms.report, track.begun, track.settled)
             stopped = await ask_all(plan.cells(start.first_open, start.holes), progress, asking)
@@ -207,10 +208,10 @@ async def _in_batches(
     return await (rounds.cancel(progress) if terms.cancel_batches else rounds.run(progress))
 
 
-def _refuse_waiting_jobs(config: Config, teacher: PaidTeacher | OfflineTeacher, *, offline: bool) -> None:
+def _refuse_waiting_jobs(config: Config, teacher: PaidTeacher) -> None:
     """What a batch job is to answer must not be asked, and paid for, beside it."""
     waiting = teacher.ledger.jobs.unfinished(config.teacher.model)
-    if waiting and not offline:
+    if waiting:
         message = f"this workspace still waits for {counted(len(waiting), 'batch job')}"
         raise UsageError(message, hint="wait for them with --service batch, or end them with --cancel-batches")
 
@@ -258,8 +259,10 @@ async def _stopping(teacher: Teacher, stop: asyncio.Event) -> AsyncIterator[None
 
 
 @asynccontextmanager
-async def _teacher(config: Config, secrets: Secrets, workspace: Workspace, terms: Terms) -> AsyncIterator[Teacher]:
-    if terms.offline:
+async def _teacher(plan: Plan, secrets: Secrets, workspace: Workspace, terms: Terms) -> AsyncIterator[Teacher]:
+    """Who answers the plan; where it asks nothing (traces alone), the ledger, which needs no key."""
+    config = plan.config
+    if terms.offline or (plan.is_empty and not terms.cancel_batches):
         async with open_offline(config, workspace) as offline:
             yield offline
     elif config.teacher.service == "batch" or terms.cancel_batches:

@@ -7,7 +7,7 @@ roles a merged answer was made. A reply that only picks or checks a student's an
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -19,8 +19,9 @@ from potstill.generate.plan import Plan
 from potstill.generate.shelf import temporary_database
 from potstill.ledger import Answered, LedgerView
 from potstill.prompts import Prompt, Role, load_template
-from potstill.records import Message, Sample, Trace, content_id, text_sha
+from potstill.records import Message, Sample, Trace, content_id, is_torn, text_sha
 from potstill.teacher.wire import parse_reply
+from potstill.wording import counted
 from potstill.workspace import Workspace
 
 LANGUAGES = ("en", "zh-TW")
@@ -28,24 +29,29 @@ QUESTION, CANDIDATES = "{{ question }}", "{{ candidates }}"
 
 
 @contextmanager
-def traced(plan: Plan, workspace: Workspace) -> Iterator[Extra]:
-    """What `infer` paid for, where the config asks for it."""
+def traced(plan: Plan, workspace: Workspace, say: Callable[[str], None] = lambda _: None) -> Iterator[Extra]:
+    """What `infer` paid for, where the config asks for it; `say` hears of traces that could not be read."""
     if not plan.config.generate.from_traces:
         yield Extra()
         return
     with closing(Traced(workspace, plan.roles)) as found:
-        yield Extra(found, found.__contains__)
+        if found.unread:
+            traces = counted(found.unread, "trace")
+            say(f"{traces} of another version not read: merged answers that only they name go to {plan.roles[0].name}")
+        yield Extra(found, found.__contains__, found.questions())
 
 
 class Traced:
     """Samples of all answers that `infer` paid for, those of one question in one role in a row, oldest first.
 
-    A merged answer goes to the role that its trace names, where it is one of `roles`, else to the first of them. They
-    stand in a temporary database: any number of them, in flat memory. Close it when done.
+    A merged answer goes to the role that its trace names, where it is one of `roles`, else to the first of them;
+    `unread` traces are of a form that this version does not know. The samples stand in a temporary database: any number
+    of them, in flat memory. Close it when done.
     """
 
     def __init__(self, workspace: Workspace, roles: Sequence[Role]) -> None:
         """Read the ledger and the traces of a workspace."""
+        self.unread = 0
         self._database = temporary_database()
         self._database.execute("CREATE TABLE merged (question TEXT PRIMARY KEY, roles TEXT) WITHOUT ROWID")
         self._database.execute("CREATE TABLE chats (name TEXT PRIMARY KEY, first INTEGER) WITHOUT ROWID")
@@ -70,14 +76,30 @@ class Traced:
         """Whether a sample with this id is among them."""
         return self._database.execute("SELECT 1 FROM samples WHERE id = ?", (id_,)).fetchone() is not None
 
+    def questions(self) -> int:
+        """How many different questions were answered."""
+        query = "SELECT count(DISTINCT json_extract(name, '$[0]')) FROM chats"
+        (count,) = self._database.execute(query).fetchone()
+        return int(count)
+
     def close(self) -> None:
         """Let go of the temporary file."""
         self._database.close()
 
     def _read_merged(self, workspace: Workspace) -> None:
         """The student's roles that took part in each merged answer, by question."""
-        rows = ((trace.query, json.dumps(trace.roles)) for trace in read_traces(workspace) if trace.route == "merged")
+        traces = self._traces(workspace)
+        rows = ((trace.query, json.dumps(trace.roles)) for trace in traces if trace.route == "merged")
         self._database.executemany("INSERT OR REPLACE INTO merged VALUES (?, ?)", rows)
+
+    def _traces(self, workspace: Workspace) -> Iterator[Trace]:
+        """All traces, the oldest first. A line that a crash left torn is passed over, one of another version counted."""
+        for path in sorted(workspace.traces.glob("*.jsonl")) if workspace.traces.is_dir() else ():
+            for line in read_lines(path, "trace file"):
+                try:
+                    yield Trace.model_validate_json(line)
+                except ValidationError as error:
+                    self.unread += not is_torn(error)
 
     def _sample(self, answered: Answered, roles: Sequence[Role]) -> Sample | None:
         chat = _chat(answered)
@@ -146,16 +168,6 @@ def _sample(answered: Answered, chat: tuple[Message, ...], role: str) -> Sample 
         prompt_sha=text_sha(question),
         created_at=answered.answered_at,
     )
-
-
-def read_traces(workspace: Workspace) -> Iterator[Trace]:
-    """All traces, the oldest first. A line that a crash left torn, or of another version, is passed over."""
-    for path in sorted(workspace.traces.glob("*.jsonl")) if workspace.traces.is_dir() else ():
-        for line in read_lines(path, "trace file"):
-            try:
-                yield Trace.model_validate_json(line)
-            except ValidationError:
-                continue
 
 
 def _text(content: dict[str, Any]) -> str:

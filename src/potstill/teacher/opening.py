@@ -42,7 +42,7 @@ async def open_offline(config: Config, workspace: Workspace) -> AsyncIterator[Of
     """The ledger as a teacher; needs no key. Raises InputError where the workspace has no ledger."""
     if not workspace.ledger.is_file():
         message = f"no ledger at {workspace.ledger}: there is nothing to answer from"
-        raise InputError(message, hint="run once without --offline")
+        raise InputError(message, hint="nothing was paid for in this workspace yet; is -w/--workspace right?")
     with Ledger.open(workspace.ledger, config.budget.max_usd) as ledger:
         yield OfflineTeacher(ledger)
 
