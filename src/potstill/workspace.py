@@ -93,6 +93,11 @@ class StudentFiles:
         """`manifest.json`: what the student was made from."""
         return self.root / "manifest.json"
 
+    @property
+    def stamp(self) -> Path:
+        """`.hashes.json`: the adapters' hashes, and what the file system said of them then. May be deleted."""
+        return self.root / ".hashes.json"
+
 
 @dataclass(frozen=True)
 class Workspace:

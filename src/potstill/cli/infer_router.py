@@ -55,7 +55,7 @@ def student_of(session: Session) -> Student | None:
     files = session.workspace.student(config.distill.name)
     if config.infer.student_url is not None:
         return _remote(session, config.infer.student_url, files)
-    if not files.adapter.is_dir() and not (files.root / "adapters").is_dir():
+    if not files.manifest.is_file():
         return None
 
     def load() -> Student:

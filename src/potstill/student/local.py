@@ -13,7 +13,14 @@ from potstill.student.answers import Piece, StudentAnswer, StudentQuery
 from potstill.student.base import base_sha, load_base, load_tokenizer
 from potstill.student.decoding import Row, Voice
 from potstill.student.lora import Adapter, AdapterBank, read_adapter
-from potstill.student.manifest import StudentManifest, StudentRole, fingerprint_of, read_manifest, source_of
+from potstill.student.manifest import (
+    StudentManifest,
+    StudentRole,
+    adapter_folders,
+    fingerprint_of,
+    read_manifest,
+    source_of,
+)
 from potstill.student.onednn import pack
 from potstill.student.schema import SchemaCompiler
 from potstill.student.slots import Prefixes, SlotEngine, fits_slots
@@ -52,7 +59,10 @@ class Served:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a student's folder holds, read but not yet served: its roles, the adapter of each, and a hash of both."""
+    """What a student's folder holds, read but not yet served: its roles, the adapter of each, and a hash of both.
+
+    Roles that share an adapter have the same object.
+    """
 
     manifest: StudentManifest
     adapters: dict[str, Adapter]
@@ -111,9 +121,9 @@ class LocalStudent:
 
         Queries that run keep the adapter that they began with. Raises InputError where the adapters do not fit.
         """
-        numbers = {name: self._bank.load(adapter) for name, adapter in loaded.adapters.items()}
+        numbers = {adapter: self._bank.load(adapter) for adapter in dict.fromkeys(loaded.adapters.values())}
         for role in loaded.manifest.roles:
-            number = numbers["default" if loaded.manifest.adapters == "shared" else role.name]
+            number = numbers[loaded.adapters[role.name]]
             self._roles[role.name] = self._served(role.system, number, loaded.source)
         self.name = loaded.manifest.name
 
@@ -258,11 +268,9 @@ def _all_pieces(engine: _LocalEngine, prepared: Sequence[Row]) -> Iterator[Piece
 def read_student(files: StudentFiles) -> Loaded:
     """Read a finished student's roles and adapters; raises InputError where there is none."""
     manifest = read_manifest(files)
-    if manifest.adapters == "shared":
-        folders = {"default": files.adapter}
-    else:
-        folders = {role.name: files.role_adapter(role.name) for role in manifest.roles}
-    adapters = {name: read_adapter(folder) for name, folder in folders.items()}
+    folders = adapter_folders(files, manifest)
+    read = {folder: read_adapter(folder) for folder in dict.fromkeys(folders.values())}
+    adapters = {role: read[folder] for role, folder in folders.items()}
     return Loaded(manifest, adapters, source_of(files, manifest))
 
 

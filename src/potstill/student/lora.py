@@ -19,9 +19,12 @@ PREFIX = "base_model.model."
 """What PEFT puts before a layer's name in a saved adapter."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Adapter:
-    """One adapter's matrices by layer name: A (rank, in) and B (rank, out), B scaled by alpha / rank."""
+    """One adapter's matrices by layer name: A (rank, in) and B (rank, out), B scaled by alpha / rank.
+
+    Two are the same only where they are one object.
+    """
 
     layers: Mapping[str, tuple[Any, Any]]
 

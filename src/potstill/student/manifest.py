@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import time
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, Literal
 from potstill.errors import InputError
 from potstill.files import read_text
 from potstill.records import Record, content_id, from_json
+from potstill.student.stamp import remembered_shas
 from potstill.workspace import StudentFiles
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -76,8 +77,14 @@ def source_of(files: StudentFiles, manifest: StudentManifest) -> str:
 
     Raises InputError where an adapter is missing.
     """
-    folders = dict.fromkeys(adapter_folders(files, manifest).values())  # one, where the roles share it
-    weights = [_hashes(folder) for folder in folders]
+    folders = list(dict.fromkeys(adapter_folders(files, manifest).values()))  # one, where the roles share it
+    parts = [folder / name for folder in folders for name in ADAPTER_FILES]
+    try:
+        shas = iter(remembered_shas(parts, files.stamp, time.time_ns()))
+    except OSError as error:
+        message = f"no adapter in {Path(error.filename).parent}: {error.strerror}"
+        raise InputError(message, hint="run `potstill distill` again") from error
+    weights = [[next(shas) for _ in ADAPTER_FILES] for _ in folders]
     roles = [role.model_dump() for role in manifest.roles]
     return content_id([manifest.base_sha, manifest.template_sha, roles, weights])
 
@@ -95,11 +102,3 @@ def fingerprint_on_disk(files: StudentFiles) -> str:
     manifest = read_manifest(files)
     source = source_of(files, manifest)
     return fingerprint_of(manifest.base_sha, {role.name: (role.system, source) for role in manifest.roles})
-
-
-def _hashes(folder: Path) -> list[str]:
-    try:
-        return [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ADAPTER_FILES]
-    except OSError as error:
-        message = f"no adapter in {folder}: {error.strerror}"
-        raise InputError(message, hint="run `potstill distill` again") from error
