@@ -1,4 +1,4 @@
-"""Clients and tools of others against a running server, where they are installed (`pip install litellm ...`)."""
+"""Tools of others, and crowds, against a running server."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from potstill.config import ServeLimits
 LIMITS = ServeLimits(max_batch=4, max_queue=64, max_new_tokens=64, max_body_bytes=20_000, body_timeout_s=5)
 IDLE = 1000
 HEADERS = {"Authorization": f"Bearer {KEY}"}
+HEAD = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 def test_schemathesis_finds_no_server_error(server: Running) -> None:
     """Generated requests over the server's own OpenAPI document meet no 500, and every answer fits the document."""
-    pytest.importorskip("schemathesis")
     checks = "not_a_server_error,response_schema_conformance,content_type_conformance"
     command = [str(Path(sys.executable).parent / "st"), "run", f"{server.url}/openapi.json", "--checks", checks,
                "--max-examples", "10", "--phases", "coverage,fuzzing", "-H", f"Authorization: Bearer {KEY}"]  # fmt: skip
@@ -49,14 +49,15 @@ def test_description_names_models_and_parameters(server: Running) -> None:
 
 
 def test_idle_connections_and_slow_bodies_stall_nobody(server: Running) -> None:
-    """With 1,000 connections that say nothing and one whose body never ends, others are answered; the slow one gets 408."""
+    """With 1,000 connections that say nothing or half a head, and one whose body never ends, others are answered; the slow one gets 408."""
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, max(now, 3 * IDLE)), most))  # both ends are in this process
     port = int(server.url.rpartition(":")[2])
     idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(IDLE)]
+    for connection in idle[::2]:
+        connection.sendall(HEAD.encode())
     slow = socket.create_connection(("127.0.0.1", port))
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n"
-    slow.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 50\r\n\r\n{{".encode())
+    slow.sendall(f"{HEAD}Content-Type: application/json\r\nContent-Length: 50\r\n\r\n{{".encode())
     with server.client() as client:
         assert client.chat.completions.create(model="cost-analyst", messages=QUESTION).choices
     slow.settimeout(60)

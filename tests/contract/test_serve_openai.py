@@ -15,6 +15,7 @@ import uvicorn
 from potstill.config import ServeConfig, ServeLimits
 from potstill.serve.access import Keys
 from potstill.serve.app import Parts, create_app
+from potstill.serve.connections import server_config
 from potstill.serve.server import listen, url_of
 from potstill.student.answers import Continuous, StudentQuery
 from potstill.student.scripted import ScriptedStudent
@@ -47,13 +48,13 @@ class Running:
     def __init__(
         self, folder: Path, limits: ServeLimits, parts: Parts | None = None, student: Continuous | None = None
     ) -> None:
-        self.student = Scripted()
+        self.student = student if isinstance(student, Scripted) else Scripted()
         self.log = folder / "serve.jsonl"
         self._socket = listen("127.0.0.1", 0)
         self.url = url_of(self._socket)
         parts = parts or Parts(keys=Keys((KEY,), (ADMIN,)))
         app = create_app(student or self.student, ServeConfig(limits=limits), log_file=self.log, parts=parts)
-        self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=5))
+        self._server = uvicorn.Server(server_config(app, limits))
         self._thread = threading.Thread(target=lambda: asyncio.run(self._server.serve([self._socket])))
         self._thread.start()
 

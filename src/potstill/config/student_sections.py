@@ -139,6 +139,15 @@ class ServeLimits(Section):
     max_queue: int = Field(64, ge=1, description="Requests that may wait; more are answered 503.")
     timeout_s: float = Field(120, gt=0, description="Seconds until a request is given up.")
     body_timeout_s: float = Field(30, gt=0, description="Seconds within which a request's body must have come.")
+    idle_timeout_s: float = Field(
+        15,
+        gt=0,
+        description="Seconds until a connection is closed that brings no whole request head, or whose client does "
+        "not read its answer (then at most twice as many).",
+    )
+    max_connections: int = Field(
+        4096, ge=1, description="Connections at once; at most half the files that the system lets a process open."
+    )
     requests_per_minute: int | None = Field(
         None, ge=1, description="Requests a minute for each API key; more are answered 429. null: no limit."
     )

@@ -38,16 +38,6 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def raise_file_limit() -> None:
-    """Allow as many open connections as the system lets this user have; many systems begin with 1,024."""
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
 async def run(app: Any, serve: ServeConfig, listener: socket.socket, on_ready: Callable[[], None]) -> bool:
     """Serve until SIGTERM or SIGINT, then drain; a second one ends it at once.
 
@@ -55,7 +45,7 @@ async def run(app: Any, serve: ServeConfig, listener: socket.socket, on_ready: C
     """
     import uvicorn
 
-    raise_file_limit()
+    from potstill.serve.connections import server_config
 
     class Server(uvicorn.Server):
         @contextmanager
@@ -67,14 +57,7 @@ async def run(app: Any, serve: ServeConfig, listener: socket.socket, on_ready: C
             if self.started:
                 on_ready()
 
-    config = uvicorn.Config(
-        app,
-        server_header=False,
-        access_log=False,
-        log_config=None,
-        timeout_graceful_shutdown=max(1, round(serve.limits.timeout_s)),
-    )
-    server = Server(config)
+    server = Server(server_config(app, serve.limits))
     interrupted = False
 
     def stop(number: int) -> None:
