@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
+import httpx
 import pytest
 from tests.contract.test_serve_openai import KEY, QUESTION, Running, Scripted
 
 from potstill.config import ServeLimits
+from potstill.serve.connections import server_config
 from potstill.student.answers import StudentQuery
 
 IDLE_S = 0.5
@@ -142,6 +144,11 @@ def test_one_connection_too_many_is_closed(server: Running) -> None:
     with closing(connect(server)) as another:
         another.sendall(HEALTH)
         assert b" 200 " in another.recv(100)
+
+
+def test_kept_connections_outlast_their_clients_patience() -> None:
+    """Between two requests the server waits longer than httpx (and so the openai client), so no request meets a closed door."""
+    assert server_config(None, ServeLimits()).timeout_keep_alive > (httpx.Limits().keepalive_expiry or 0)
 
 
 def test_connections_leave_room_for_files() -> None:

@@ -140,7 +140,7 @@ class ServeLimits(Section):
     timeout_s: float = Field(120, gt=0, description="Seconds until a request is given up.")
     body_timeout_s: float = Field(30, gt=0, description="Seconds within which a request's body must have come.")
     idle_timeout_s: float = Field(
-        15,
+        20,
         gt=0,
         description="Seconds until a connection is closed that brings no whole request head, or whose client does "
         "not read its answer (then at most twice as many).",

@@ -82,7 +82,7 @@ def room_for(connections: int) -> int:
 
 
 def server_config(app: Any, limits: ServeLimits) -> uvicorn.Config:
-    """What uvicorn serves `app` with."""
+    """What uvicorn serves `app` with. Its own 5 s between two requests are httpx's too: whichever is first, one loses."""
     connection: Any = partial(
         Connection, idle_timeout_s=limits.idle_timeout_s, max_connections=room_for(limits.max_connections)
     )
@@ -93,5 +93,6 @@ def server_config(app: Any, limits: ServeLimits) -> uvicorn.Config:
         server_header=False,
         access_log=False,
         log_config=None,
+        timeout_keep_alive=max(1, round(limits.idle_timeout_s)),
         timeout_graceful_shutdown=max(1, round(limits.timeout_s)),
     )
