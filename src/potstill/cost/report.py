@@ -28,7 +28,7 @@ class Line:
     """The attempts of one group: answers, failures, attempts without a reply, tokens and dollars.
 
     `usd` was billed, `failed_usd` of it for attempts that gave no answer; `possibly_usd` is held at most for the open
-    ones: they left, and no reply to them is on disk.
+    ones, which left and will have no reply, `under_way_usd` for those that a process or a batch job will answer.
     """
 
     answers: int
@@ -38,6 +38,8 @@ class Line:
     usd: Decimal
     failed_usd: Decimal
     possibly_usd: Decimal
+    under_way: int
+    under_way_usd: Decimal
 
     @property
     def usd_per_answer(self) -> Decimal | None:
@@ -120,7 +122,7 @@ def line(sums: Sequence[Sum]) -> Line:
     """Sum up some groups of attempts."""
     states: Counter[str] = Counter()
     for found in sums:
-        states[found.status] += found.count
+        states["under way" if found.under_way else found.status] += found.count
     billed = [found for found in sums if found.status != "open"]
     return Line(
         states["done"],
@@ -129,7 +131,9 @@ def line(sums: Sequence[Sum]) -> Line:
         sum((found.usage for found in billed), Usage()),
         sum((found.cost_usd for found in billed), Decimal(0)),
         sum((found.cost_usd for found in billed if found.status == "failed"), Decimal(0)),
-        sum((found.reserved_usd for found in sums if found.status == "open"), Decimal(0)),
+        sum((found.reserved_usd for found in sums if found.status == "open" and not found.under_way), Decimal(0)),
+        states["under way"],
+        sum((found.reserved_usd for found in sums if found.under_way), Decimal(0)),
     )
 
 

@@ -23,7 +23,9 @@ class Cap:
 class Intent:
     """What is about to be sent, and the most that it can cost. `request` is JSON, kept as it is.
 
-    `cap`: what the command may cost beside the budget of the whole ledger.
+    `cap`: what the command may cost beside the budget of the whole ledger. `patience_s`: how long an equal request that
+    another process sent may be under way; so long it is waited for instead of being paid for again. None: this is sent
+    whatever others have sent.
     """
 
     key: str
@@ -34,6 +36,7 @@ class Intent:
     request: str
     worst_usd: Decimal
     cap: Cap | None = None
+    patience_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,11 @@ class Held:
 
     wait_s: float
     reason: str
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Nothing was written: another process has the answer to this key, or has asked for it and is at work still."""
 
 
 @dataclass(frozen=True)

@@ -10,20 +10,37 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from potstill.errors import BudgetError, MachineError
-from potstill.ledger.entries import Cap, Change, Gate, Held, Intent, PlanProgress, Settlement, StoredReply, Ticket
+from potstill.ledger.entries import (
+    Cap,
+    Change,
+    Elsewhere,
+    Gate,
+    Held,
+    Intent,
+    PlanProgress,
+    Settlement,
+    StoredReply,
+    Ticket,
+)
 from potstill.ledger.jobs import Jobs
 from potstill.ledger.money import from_pico, to_pico
+from potstill.ledger.owners import Owners
 from potstill.ledger.reading import ABANDONED, find_answer, select_attempts
 from potstill.ledger.schema import connect, prepare, unreadable
 from potstill.ledger.writer import Writer
 from potstill.records import Attempt, Usage
+
+UNDER_WAY = (
+    "SELECT owner FROM attempts WHERE key = ? AND status = 'open' AND finished_at IS NULL AND started_at > ?"
+    " AND owner <> ?"
+)
 
 
 class Ledger:
@@ -31,6 +48,7 @@ class Ledger:
 
     def __init__(self, path: Path, max_usd: Decimal | None) -> None:
         self._max = None if max_usd is None else to_pico(max_usd)
+        self._owners = Owners(path)
         self._reader = connect(path)
         self._writer = Writer(path)
         self.jobs = Jobs(self._reader, self._writer, self._reserve)
@@ -47,6 +65,7 @@ class Ledger:
         except OSError as error:
             message = f"cannot create {path}: {error.strerror}"
             raise MachineError(message) from error
+        Owners(path).sweep()
         return cls(path, max_usd)
 
     def __enter__(self) -> Self:
@@ -61,12 +80,13 @@ class Ledger:
         """Commit what is waiting and close the file."""
         self._writer.close()
         self._reader.close()
+        self._owners.close()
 
-    async def reserve(self, intent: Intent, gate: Gate | None = None) -> Ticket | Held:
+    async def reserve(self, intent: Intent, gate: Gate | None = None) -> Ticket | Held | Elsewhere:
         """Write the intent and hold its worst case, if the gate lets it pass; on disk when a ticket is returned.
 
         Raises BudgetError where spent + reserved + worst case would pass the budget, and what the gate raises; nothing
-        is written then, nor where the answer is Held.
+        is written then, nor where the answer is Held or Elsewhere.
         """
         return await self._writer.submit(lambda connection: self._enter(connection, intent, gate))
 
@@ -106,11 +126,12 @@ class Ledger:
         return select_attempts(self._reader)
 
     def open_attempts(self) -> Iterator[Attempt]:
-        """Attempts that left and have no answer on disk: possibly paid, where no process has them in flight.
+        """Attempts that left and will have no answer any more: possibly paid.
 
-        What a batch job is still to answer is not among them.
+        What a batch job is still to answer is not among them, nor what a process that is alive has in flight.
         """
-        return select_attempts(self._reader, ABANDONED)
+        in_flight = self._owners.in_flight(self._reader)
+        return (attempt for attempt in select_attempts(self._reader, ABANDONED) if attempt.id not in in_flight)
 
     def spent(self) -> Decimal:
         """Dollars that were billed."""
@@ -132,15 +153,29 @@ class Ledger:
         """Write down how far a plan is."""
         await self._writer.submit(lambda connection: _advance(connection, plan, progress))
 
-    def _enter(self, connection: sqlite3.Connection, intent: Intent, gate: Gate | None) -> Ticket | Held:
+    def under_way(self, key: str, patience_s: float) -> bool:
+        """Whether another process that is alive has sent this key within `patience_s` seconds, and has no answer yet."""
+        return self._under_way(self._reader, key, patience_s)
+
+    def _enter(self, connection: sqlite3.Connection, intent: Intent, gate: Gate | None) -> Ticket | Held | Elsewhere:
+        patience_s = intent.patience_s
+        if patience_s is not None and (
+            find_answer(connection, intent.key) is not None or self._under_way(connection, intent.key, patience_s)
+        ):
+            return Elsewhere()
         worst = self._within_budget(connection, intent)
         if gate is None:
-            return Ticket(_insert(connection, intent, worst), 0.0)
+            return Ticket(_insert(connection, intent, worst, owner=self._owners.mine()), 0.0)
         decided = gate.decide(_state(connection, gate.scope))
         if isinstance(decided, Held):
             return decided
         _put_state(connection, gate.scope, decided.state)
-        return Ticket(_insert(connection, intent, worst), decided.start_at)
+        return Ticket(_insert(connection, intent, worst, owner=self._owners.mine()), decided.start_at)
+
+    def _under_way(self, connection: sqlite3.Connection, key: str, patience_s: float) -> bool:
+        since = (datetime.now(UTC) - timedelta(seconds=patience_s)).isoformat()
+        rows = connection.execute(UNDER_WAY, (key, since, self._owners.name)).fetchall()
+        return any(self._owners.is_alive(owner) for (owner,) in rows)
 
     def _reserve(self, connection: sqlite3.Connection, intent: Intent, job: int) -> int:
         return _insert(connection, intent, self._within_budget(connection, intent), job)
@@ -172,11 +207,13 @@ def _within_cap(connection: sqlite3.Connection, command: str, cap: Cap, worst: i
         raise BudgetError(message, hint=f"raise {cap.name}; what is paid for is never paid for again")
 
 
-def _insert(connection: sqlite3.Connection, intent: Intent, worst: int, job: int | None = None) -> int:
+def _insert(
+    connection: sqlite3.Connection, intent: Intent, worst: int, job: int | None = None, owner: str | None = None
+) -> int:
     connection.execute("UPDATE totals SET reserved = reserved + ?", (worst,))
     cursor = connection.execute(
-        "INSERT INTO attempts (key, command, role, model, service, request, status, reserved, started_at, job)"
-        " VALUES (?, ?, ?, ?, ?, ?, 'open', ?, ?, ?)",
+        "INSERT INTO attempts (key, command, role, model, service, request, status, reserved, started_at, job,"
+        " owner) VALUES (?, ?, ?, ?, ?, ?, 'open', ?, ?, ?, ?)",
         (
             intent.key,
             intent.command,
@@ -187,6 +224,7 @@ def _insert(connection: sqlite3.Connection, intent: Intent, worst: int, job: int
             worst,
             _now(),
             job,
+            owner,
         ),
     )
     return int(cursor.lastrowid or 0)

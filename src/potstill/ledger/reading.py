@@ -36,7 +36,7 @@ def read_attempts(path: Path) -> list[Attempt]:
 
 
 ABANDONED = "WHERE status = 'open' AND (job IS NULL OR job IN (SELECT id FROM jobs WHERE status = 'ended'))"
-"""Sent, and nobody waits for an answer any more."""
+"""Sent, and no batch job waits for an answer any more."""
 
 
 def select_attempts(connection: sqlite3.Connection, where: str = "") -> Iterator[Attempt]:

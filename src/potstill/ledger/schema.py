@@ -9,7 +9,7 @@ from pathlib import Path
 from potstill.errors import InputError, MachineError, PotstillError
 
 APPLICATION_ID = 0x506F7473  # "Pots"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 BUSY_S = 30.0
 DISK = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY}
 
@@ -75,7 +75,10 @@ CREATE TRIGGER committed_less AFTER UPDATE OF status ON attempts WHEN OLD.status
 """
 """Version 3: what each command has spent and reserved, so that a step's own budget is checked in no time."""
 
-STEPS = (ATTEMPTS, SHARED, BY_COMMAND)
+OWNERS = "ALTER TABLE attempts ADD COLUMN owner TEXT"
+"""Version 4: who has an attempt in flight. An attempt of an earlier version, or of a batch job, has no owner."""
+
+STEPS = (ATTEMPTS, SHARED, BY_COMMAND, OWNERS)
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -103,6 +106,11 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     finally:
         connection.execute("COMMIT")
+
+
+def names_owners(connection: sqlite3.Connection) -> bool:
+    """Whether a ledger that is only read says who has an attempt in flight: version 4 does."""
+    return bool(connection.execute("PRAGMA user_version").fetchone()[0] > STEPS.index(OWNERS))
 
 
 def unreadable(path: Path, error: sqlite3.Error) -> PotstillError:

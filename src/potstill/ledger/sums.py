@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,20 +12,28 @@ from decimal import Decimal
 from pathlib import Path
 
 from potstill.ledger.money import from_pico
-from potstill.ledger.schema import BUSY_S, unreadable
+from potstill.ledger.owners import Owners
+from potstill.ledger.schema import BUSY_S, names_owners, unreadable
 from potstill.records import Usage
 
 SUMS = """
-SELECT substr(started_at, 1, 10), command, role, model, service, status, count(*), sum(cost), sum(reserved),
+SELECT substr(started_at, 1, 10), command, role, model, service, status, {under_way}, count(*), sum(cost), sum(reserved),
        sum(input_tokens), sum(output_tokens), sum(thinking_tokens), sum(cached_tokens)
-FROM attempts GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6
+FROM attempts GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 1, 2, 3, 4, 5, 6, 7
 """
 """`started_at` is UTC. Picodollars are summed as integers, exactly."""
+UNDER_WAY = """
+status = 'open' AND (id IN (SELECT value FROM json_each(?)) OR job IN (SELECT id FROM jobs WHERE status <> 'ended'))
+"""
+"""Given the attempts that a process has in flight."""
 
 
 @dataclass(frozen=True)
 class Sum:
-    """The attempts of one day, command, role, model, service and status: how many, tokens, dollars."""
+    """The attempts of one day, command, role, model, service and status: how many, tokens, dollars.
+
+    `under_way`: open ones that a process at work, or a batch job, will answer; the other open ones are possibly paid.
+    """
 
     day: date
     command: str
@@ -36,6 +45,7 @@ class Sum:
     usage: Usage
     cost_usd: Decimal
     reserved_usd: Decimal
+    under_way: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +88,12 @@ class PaidWork:
 def read_sums(path: Path) -> list[Sum]:
     """The ledger by group; a missing file has none. Raises InputError for a file that is no ledger."""
     with _reading(path) as connection:
-        return [] if connection is None else [_sum(row) for row in connection.execute(SUMS)]
+        if connection is None:
+            return []
+        if not names_owners(connection):
+            return [_sum(row) for row in connection.execute(SUMS.format(under_way="0"))]
+        flying = json.dumps(sorted(Owners(path).in_flight(connection)))
+        return [_sum(row) for row in connection.execute(SUMS.format(under_way=UNDER_WAY), (flying,))]
 
 
 @contextmanager
@@ -102,8 +117,9 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection | None]:
         connection.close()
 
 
-def _sum(row: tuple[str, str, str | None, str, str, str, int, int, int, int, int, int, int]) -> Sum:
-    day, command, role, model, service, status, count, cost, reserved, *tokens = row
+def _sum(row: tuple[str, str, str | None, str, str, str, int | None, int, int, int, int, int, int, int]) -> Sum:
+    day, command, role, model, service, status, under_way, count, cost, reserved, *tokens = row
     usage = Usage(input_tokens=tokens[0], output_tokens=tokens[1], thinking_tokens=tokens[2], cached_tokens=tokens[3])
     spent, held = from_pico(cost), from_pico(reserved)
-    return Sum(date.fromisoformat(day), command, role, model, service, status, count, usage, spent, held)
+    at = date.fromisoformat(day)
+    return Sum(at, command, role, model, service, status, count, usage, spent, held, bool(under_way))

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from potstill.errors import BudgetError, PotstillError, QuotaError
-from potstill.ledger import Admitted, Change, Gate, Held, Intent, Ledger, Ticket, to_pico
+from potstill.ledger import Admitted, Change, Elsewhere, Gate, Held, Intent, Ledger, Ticket, to_pico
 from potstill.teacher.pacing import DayOver, Limits, Need, PaceState, Wait, admit, end_day, learn, pause, settle
 from potstill.teacher.throttle import Throttle
 from potstill.wording import counted
@@ -42,7 +42,7 @@ class Entry:
 class _Waiter:
     intent: Intent
     need: Need
-    turn: asyncio.Future[Entry] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    turn: asyncio.Future[Entry | Elsewhere] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 class Line:
@@ -65,8 +65,10 @@ class Line:
         self.throttle = Throttle(max_concurrency)
         """The limit on requests in flight, which overload lowers."""
 
-    async def enter(self, intent: Intent, input_tokens: int) -> Entry:
+    async def enter(self, intent: Intent, input_tokens: int) -> Entry | Elsewhere:
         """Wait for a request's turn; its intent is on disk then. Call `leave` when the attempt is over.
+
+        Elsewhere where another process has answered an equal request meanwhile, or is about to: nothing is to be left.
 
         Raises BudgetError when no request in flight can free enough, QuotaError when the day's requests are spent,
         StoppedError after `stop`.
@@ -77,6 +79,8 @@ class Line:
         if self._server is None or self._server.done():
             self._server = asyncio.create_task(self._serve())
         entry = await waiter.turn
+        if isinstance(entry, Elsewhere):
+            return entry
         try:
             await asyncio.sleep(entry.ticket.start_at - time.time())
         except asyncio.CancelledError:
@@ -179,13 +183,14 @@ class Line:
                 _refuse(waiter, StoppedError())
                 return None
             return outcome.wait_s
-        self._in_flight += 1
-        self._left = None if self._left is None else self._left - 1
-        entry = Entry(outcome, waiter.need)
-        if waiter.turn.done():
-            await self._give_back(entry)
-        else:
+        if isinstance(outcome, Ticket):
+            self._in_flight += 1
+            self._left = None if self._left is None else self._left - 1
+        entry = Entry(outcome, waiter.need) if isinstance(outcome, Ticket) else outcome
+        if not waiter.turn.done():
             waiter.turn.set_result(entry)
+        elif isinstance(entry, Entry):
+            await self._give_back(entry)
         return None
 
     async def _give_back(self, entry: Entry) -> None:

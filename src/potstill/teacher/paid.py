@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from http import HTTPStatus
@@ -25,6 +25,10 @@ from potstill.teacher.wire import Reply, parse_reply
 
 Decision = Keep | Retry | GiveUp | Stop
 
+LOOK_EVERY_S = 0.1
+"""How often one who waits for another process looks at the ledger: 0.3 ms each."""
+SLACK_S = 10.0
+"""How much longer than its deadline an attempt of another process may take until its end is in the ledger."""
 FLEX_SHEDS = 2
 """Times that flex may shed a request before it is sent at the standard price."""
 
@@ -68,6 +72,7 @@ class PaidTeacher:
         self._accounts = accounts
         self._transport = transport
         self._line = Line(accounts.ledger, scope(teacher), limits(teacher), teacher.max_concurrency, max_requests)
+        self._patience_s = teacher.timeout_s + SLACK_S
         self._flights: dict[str, _Flight] = {}
 
     @property
@@ -151,9 +156,9 @@ class PaidTeacher:
         return request if request.service == service else request.model_copy(update={"service": service})
 
     async def _attempt(self, request: TeacherRequest, tries: Tries) -> tuple[Decision, Answer | None]:
-        guess = request.input_tokens
-        intent = self._intent(request, guess)
-        entry = await self._line.enter(intent, guess)
+        entry = await self._place(request)
+        if isinstance(entry, Answer):
+            return Keep(), entry
         try:
             started = time.time()
             try:
@@ -170,6 +175,23 @@ class PaidTeacher:
             return await self._record_failure(entry, received, started, tries.attempt), None
         finally:
             self._line.leave()
+
+    async def _place(self, request: TeacherRequest) -> Entry | Answer:
+        """A request's turn to leave; or its answer, where another process has paid for it, or is paying, meanwhile.
+
+        Two processes share no event, only the ledger: who waits for the other looks there every now and then.
+        """
+        intent = self._intent(request)
+        while True:
+            entry = await self._line.enter(intent, request.input_tokens)
+            if isinstance(entry, Entry):
+                return entry
+            while self.ledger.under_way(request.key, self._patience_s):
+                await self._line.rest(LOOK_EVERY_S)
+            if (known := self.stored(request)) is not None:
+                return known
+            if self.ledger.answer(request.key) is not None:  # of a form that cannot be read any more
+                intent = replace(intent, patience_s=None)
 
     async def _send(self, request: TeacherRequest, hearing: Hearing | None) -> Received:
         if hearing is not None and isinstance(self._transport, StreamingTransport):
@@ -214,8 +236,10 @@ class PaidTeacher:
             await self._line.heed(learned_limits(received.body), pause_s=pause_s, day_over=day_over)
         return decision
 
-    def _intent(self, request: TeacherRequest, guess: int) -> Intent:
-        return intent_of(request, request.service or self._teacher.service, self._accounts, guess)
+    def _intent(self, request: TeacherRequest) -> Intent:
+        service = request.service or self._teacher.service
+        intent = intent_of(request, service, self._accounts, request.input_tokens)
+        return replace(intent, patience_s=self._patience_s)
 
 
 def scope(teacher: TeacherConfig) -> str:

@@ -13,6 +13,7 @@ from potstill.cli.cost.money import Currency, currency_of, day, plain_data
 from potstill.cli.cost.tables import Table, form_of, page
 from potstill.cli.session import Session, with_session
 from potstill.errors import QualityGateError, UsageError
+from potstill.wording import counted
 
 if TYPE_CHECKING:
     from potstill.cost.reconcile import Reconciled
@@ -48,7 +49,15 @@ def report(  # noqa: PLR0913, PLR0917  (one option a filter)
     table = Table(HEADS, list(_rows(found, by, money)), f"ledger of {session.config.workspace}", FIGURES)
     matched = _reconciled(session, billing) if billing else None
     missing = "" if session.workspace.ledger.is_file() else "there is no ledger in this workspace yet"
-    notes = [missing, *_saved(found.saved, money), *([_against(matched, money)] if matched else []), money.note]
+    total = found.total
+    way = f"under way: {counted(total.under_way, 'attempt')}, at most {money.exact(total.under_way_usd)}"
+    notes = [
+        missing,
+        way if total.under_way else "",
+        *_saved(found.saved, money),
+        *([_against(matched, money)] if matched else []),
+        money.note,
+    ]
     document: dict[str, Any] = {
         **asdict(found),
         "saved": {**asdict(found.saved), "saved_usd": found.saved.saved_usd},
