@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from potstill.config import ServeLimits
-from potstill.errors import PotstillError
 from potstill.serve.edge import Notes
-from potstill.serve.errors import ApiError, bad_value, translated
+from potstill.serve.errors import ApiError, bad_value
 from potstill.serve.intake import unless_gone
 from potstill.serve.metrics import Metrics
-from potstill.serve.replies import DONE, STREAM_HEADERS, ChatReply, Choice, TextReply, event, usage_of
+from potstill.serve.replies import DONE, ChatReply, Choice, TextReply, usage_of
+from potstill.serve.streaming import chained, streamed
 from potstill.serve.wire import ALL, ChatRequest, CompletionRequest, Sampled, check_limits
 from potstill.serve.worker import AsyncJob, Worker
 from potstill.student.answers import Piece, Prepared, StudentAnswer, StudentQuery
@@ -67,8 +67,7 @@ class Answering:
         except BaseException:
             job.cancel()
             raise
-        events = self._events(work, job, _chained(first, pieces), limit.when())
-        return StreamingResponse(events, media_type="text/event-stream", headers=STREAM_HEADERS)
+        return streamed(self._events(work, chained(first, pieces), limit.when()), job.cancel)
 
     def _prepare(self, request: Request, asked: ChatRequest | CompletionRequest) -> Work:
         notes: Notes = request.state.notes
@@ -108,34 +107,25 @@ class Answering:
         work.notes.text["answers"] = [choice.text for choice in choices]
         return JSONResponse(work.reply.whole(choices, usage, {}))
 
-    async def _events(
-        self, work: Work, job: AsyncJob, pieces: AsyncIterator[Piece], deadline: float | None
-    ) -> AsyncIterator[str]:
-        """The events of a stream; when the client leaves, the job is cancelled."""
+    async def _events(self, work: Work, pieces: AsyncIterator[Piece], deadline: float | None) -> AsyncGenerator[str]:
+        """The events of a stream."""
         answers: dict[int, StudentAnswer] = {}
         spoken = False
-        try:
-            for index in range(len(work.queries)):
-                yield work.reply.opening(index, work.beside(index))
-            while (piece := await _next(pieces, deadline)) is not None:
-                self._first(work, piece, spoken)
-                spoken = spoken or bool(piece.text)
-                if piece.text or piece.tokens:
-                    yield work.reply.chunk(piece.index, piece.text, piece.tokens)
-                if piece.answer is not None:
-                    answers[piece.index] = piece.answer
-                    yield work.reply.last(piece.index, piece.answer.finish_reason, work.beside(piece.index))
-            usage = self._done(work, answers)
-            work.notes.text["answers"] = [answers[index].text for index in sorted(answers)]
-            if work.asked.wants_usage:
-                yield work.reply.usage(usage)
-            yield DONE
-        except TimeoutError:
-            yield event(ApiError(504, "the answer took too long", code="timeout").body)
-        except PotstillError as error:
-            yield event(translated(error).body)
-        finally:
-            job.cancel()
+        for index in range(len(work.queries)):
+            yield work.reply.opening(index, work.beside(index))
+        while (piece := await _next(pieces, deadline)) is not None:
+            self._first(work, piece, spoken)
+            spoken = spoken or bool(piece.text)
+            if piece.text or piece.tokens:
+                yield work.reply.chunk(piece.index, piece.text, piece.tokens)
+            if piece.answer is not None:
+                answers[piece.index] = piece.answer
+                yield work.reply.last(piece.index, piece.answer.finish_reason, work.beside(piece.index))
+        usage = self._done(work, answers)
+        work.notes.text["answers"] = [answers[index].text for index in sorted(answers)]
+        if work.asked.wants_usage:
+            yield work.reply.usage(usage)
+        yield DONE
 
     def _first(self, work: Work, piece: Piece, spoken: Any) -> None:
         if not spoken and piece.text:
@@ -151,12 +141,6 @@ class Answering:
         work.notes.prompt_tokens = usage["prompt_tokens"]
         work.notes.completion_tokens = usage["completion_tokens"]
         return usage
-
-
-async def _chained(first: Piece, rest: AsyncIterator[Piece]) -> AsyncIterator[Piece]:
-    yield first
-    async for piece in rest:
-        yield piece
 
 
 async def _next(pieces: AsyncIterator[Piece], deadline: float | None) -> Piece | None:

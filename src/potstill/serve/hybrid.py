@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from potstill.config import ServeLimits
-from potstill.errors import PotstillError
 from potstill.pricing.tokens import estimate_tokens
 from potstill.records import Message, Trace
 from potstill.serve.edge import Notes
-from potstill.serve.errors import ApiError, translated
+from potstill.serve.errors import ApiError
 from potstill.serve.intake import unless_gone
 from potstill.serve.metrics import Metrics
-from potstill.serve.replies import DONE, STREAM_HEADERS, ChatReply, Choice, event
+from potstill.serve.replies import DONE, ChatReply, Choice, event
+from potstill.serve.streaming import chained, streamed
 from potstill.serve.wire import HYBRID, ChatRequest, check_hybrid
 from potstill.serve.worker import QueueFullError
 
@@ -139,15 +139,15 @@ class Hybrid:
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
         task = self._started(notes, asked, wishes, pieces.put_nowait)
         task.add_done_callback(lambda _: pieces.put_nowait(None))
+        arriving = _until_none(pieces)
         try:
-            first = await unless_gone(request, pieces.get())
+            first = await unless_gone(request, anext(arriving, None))
             if first is None:  # known as a whole, or failed: that still has headers and a status
                 notes.headers |= route_headers((await task).trace)
         except BaseException:
             task.cancel()
             raise
-        events = self._events(notes, asked, task, _chained(first, pieces), tokens)
-        return StreamingResponse(events, media_type="text/event-stream", headers=STREAM_HEADERS)
+        return streamed(self._events(notes, asked, task, chained(first, arriving), tokens), task.cancel)
 
     def _started(
         self, notes: Notes, asked: ChatRequest, wishes: dict[str, bool], tell: Callable[[str], None] | None
@@ -177,36 +177,29 @@ class Hybrid:
         task: asyncio.Task[RoutedAnswer],
         pieces: AsyncIterator[str],
         prompt_tokens: int,
-    ) -> AsyncIterator[str]:
-        """The events of a stream, as Gemini writes; when the client leaves, the question is cancelled."""
+    ) -> AsyncGenerator[str]:
+        """The events of a stream, as Gemini writes."""
         reply = ChatReply(notes.id, asked.model, f"fp_{notes.id[:16]}", usage=asked.wants_usage, logprobs=False)
         said = ""
-        try:
-            yield reply.opening(0, {})
-            async for piece in pieces:
-                if not said:
-                    self._metrics.first_token(HYBRID, notes.seconds)
-                said += piece
-                yield reply.chunk(0, piece, ())
-            routed = await task
-            usage, extra = self._account(notes, routed, prompt_tokens)
+        yield reply.opening(0, {})
+        async for piece in pieces:
             if not said:
                 self._metrics.first_token(HYBRID, notes.seconds)
-            if not routed.text.startswith(said):
-                yield event(ApiError(502, "the answer broke off", code="stream_broken").body)
-                return
-            for line in routed.text[len(said) :].splitlines(keepends=True):
-                yield reply.chunk(0, line, ())
-            yield reply.last(0, "stop", extra)
-            if asked.wants_usage:
-                yield reply.usage(usage)
-            yield DONE
-        except TimeoutError:
-            yield event(ApiError(504, "the answer took too long", code="timeout").body)
-        except PotstillError as error:
-            yield event(translated(error).body)
-        finally:
-            task.cancel()
+            said += piece
+            yield reply.chunk(0, piece, ())
+        routed = await task
+        usage, extra = self._account(notes, routed, prompt_tokens)
+        if not said:
+            self._metrics.first_token(HYBRID, notes.seconds)
+        if not routed.text.startswith(said):
+            yield event(ApiError(502, "the answer broke off", code="stream_broken").body)
+            return
+        for line in routed.text[len(said) :].splitlines(keepends=True):
+            yield reply.chunk(0, line, ())
+        yield reply.last(0, "stop", extra)
+        if asked.wants_usage:
+            yield reply.usage(usage)
+        yield DONE
 
     def _account(self, notes: Notes, routed: RoutedAnswer, prompt_tokens: int) -> tuple[dict[str, int], dict[str, Any]]:
         """Write down and count an answer; its usage, and what the reply says of its route."""
@@ -224,11 +217,10 @@ class Hybrid:
         return usage, {"potstill": {**_route(trace), "usage_estimated": True}}
 
 
-async def _chained(first: str | None, rest: asyncio.Queue[str | None]) -> AsyncIterator[str]:
+async def _until_none(pieces: asyncio.Queue[str | None]) -> AsyncIterator[str]:
     """The pieces up to the end, which None stands for."""
-    while first is not None:
-        yield first
-        first = await rest.get()
+    while (piece := await pieces.get()) is not None:
+        yield piece
 
 
 def cache_wishes(header: str) -> dict[str, bool]:

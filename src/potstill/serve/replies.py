@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 from potstill.student.answers import ChosenToken, StudentAnswer
 
-STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 DONE = "data: [DONE]\n\n"
 """The event that ends a stream."""
 
