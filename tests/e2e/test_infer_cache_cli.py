@@ -158,6 +158,11 @@ def test_replay_reads_the_traces_of_a_workspace(potstill: Run, emulator: dict[st
     strict = next(found for found in outcomes if found["rule"] == "exact hits only, then Gemini alone")
     assert (strict["hits"], strict["gemini"]) == (1, 2)
     assert "of all-Gemini" in potstill("infer", "--replay", "workspace/traces").stdout
+    asked = done(potstill, "--replay", "workspace/traces", "--decide", "never", "--threshold", "1")["outcomes"][1]
+    assert (asked["rule"], asked["gemini"]) == ("as asked: cosine >= 1, then student wherever it answered", 2)
+    elsewhere = potstill("infer", "--replay", "traces")
+    assert elsewhere.returncode == 2
+    assert "those of this workspace lie in workspace/traces" in elsewhere.stderr
 
 
 def test_killed_batch_goes_on(potstill: Run, emulator: dict[str, str], tmp_path: Path) -> None:

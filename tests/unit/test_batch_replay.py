@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from potstill.errors import InputError
 from potstill.infer.batch import BatchResult, Failure, Journal, Row, answer_all, percentiles, summarise, summary_lines
-from potstill.infer.replay import escalated, read_traces, replay
+from potstill.infer.replay import escalated, read_traces, replay, wanted
 from potstill.records import Trace
 
 
@@ -156,6 +156,27 @@ def test_replay_prices_other_rules() -> None:
     assert (careful.students, careful.disagreed) == (2, 1)
 
 
+@pytest.mark.parametrize(
+    ("threshold", "decide", "verdict", "counts", "words"),
+    [
+        (0.85, None, None, (3, 1, 6), "cosine >= 0.85, then student as served"),
+        (0.98, None, None, (1, 1, 8), "cosine >= 0.98, then student as served"),
+        (None, "always", -0.5, (2, 0, 8), "hits as served, then Gemini alone"),
+        (None, "never", -0.5, (2, 3, 5), "hits as served, then student wherever it answered"),
+        (0.85, "uncertain", -0.5, (3, 2, 5), "cosine >= 0.85, then student where log-probability >= -0.50"),
+        (None, "uncertain", None, (2, 0, 8), "hits as served, then Gemini alone"),
+    ],
+)
+def test_replay_answers_what_is_asked(
+    threshold: float | None, decide: Any, verdict: float | None, counts: tuple[int, int, int], words: str
+) -> None:
+    """A threshold or a decide mode that is set stands right below what was recorded; what is not set stays as recorded."""
+    found = replay(recorded(), wanted(threshold, decide, verdict))[1]
+    assert (found.hits, found.students, found.gemini) == counts
+    assert found.rule == f"as asked: {words}"
+    assert wanted(None, None, -0.5) is None
+
+
 @given(st.lists(st.sampled_from(recorded()), min_size=1, max_size=30))
 def test_replay_counts_each_question_once(traces: list[Trace]) -> None:
     """Under every rule hits, student answers and Gemini's are all the questions, and a looser rule never costs more."""
@@ -178,15 +199,15 @@ def test_random_escalations_bound_what_the_student_says_alone() -> None:
 def test_traces_of_a_folder_and_bad_ones(tmp_path: Path) -> None:
     """All files of a folder are read; one that is no trace is named, one that is torn passed over; none is told."""
     with pytest.raises(InputError, match="no traces"):
-        read_traces(tmp_path)
+        read_traces(tmp_path, tmp_path)
     (tmp_path / "a.jsonl").write_text(trace().to_line())
     (tmp_path / "b.jsonl").write_text(trace().to_line() * 2)
-    assert len(read_traces(tmp_path)) == 3
+    assert len(read_traces(tmp_path, tmp_path)) == 3
     (tmp_path / "a.jsonl").write_text(trace().to_line()[:40] + trace().to_line() + trace().to_line())
-    assert len(read_traces(tmp_path)) == 3
+    assert len(read_traces(tmp_path, tmp_path)) == 3
     (tmp_path / "b.jsonl").write_text(trace().to_line() + "{}\n")
     with pytest.raises(InputError, match=r"b\.jsonl:2: id"):
-        read_traces(tmp_path)
+        read_traces(tmp_path, tmp_path)
 
 
 def test_older_traces_still_read() -> None:

@@ -42,7 +42,8 @@ async def test_another_student_is_priced_and_compared(tmp_path: Path) -> None:
     async with routing(tmp_path, teacher) as router:
         for question in (NEAR, FOREIGN, NEAR):
             await router.answer(question)
-    traces = read_traces(Workspace(tmp_path).traces)
+    home = Workspace(tmp_path).traces
+    traces = read_traces(home, home)
     with EntryStore(Workspace(tmp_path).cache_entries) as store:
         geminis = geminis_answers(traces, store.entries())
     assert set(geminis) == {NEAR, FOREIGN}

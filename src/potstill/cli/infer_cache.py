@@ -27,7 +27,7 @@ def stats(session: Session) -> None:
     from potstill.infer.upkeep import audits, statistics
 
     folder = session.workspace.traces
-    looked = escalated(read_traces(folder) if any(folder.glob("*.jsonl")) else [])
+    looked = escalated(read_traces(folder, folder) if any(folder.glob("*.jsonl")) else [])
     calibration = read_calibration(calibration_files(session.config.cache, session.workspace).json)
     store = _store(session)
     if store is None:
@@ -142,11 +142,15 @@ def take_in(session: Session, source: str) -> None:
 
 def replay(session: Session, source: str, student: Path | None) -> None:
     """Say what recorded questions would have cost under other rules, or with another student."""
-    from potstill.infer.replay import read_traces
+    from potstill.infer.panel import read_verdict
+    from potstill.infer.replay import read_traces, wanted
     from potstill.infer.replay import replay as run
 
-    traces = read_traces(Path(source))
-    outcomes = run(traces)
+    config = session.config
+    verdict = read_verdict(session.workspace.student(config.distill.name))
+    threshold = None if verdict is None else verdict.router.threshold
+    traces = read_traces(Path(source), session.workspace.traces)
+    outcomes = run(traces, wanted(config.cache.threshold, config.infer.decide, threshold))
     if student is not None:
         outcomes = [outcomes[0], _rehearsed(session, traces, student)]
     head = f"{'hits':>6} {'student':>8} {'Gemini':>7} {'cost':>12} {'of all-Gemini':>14} {'disagreed':>12}  rule"
