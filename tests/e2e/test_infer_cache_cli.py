@@ -179,7 +179,7 @@ def test_killed_batch_goes_on(potstill: Run, emulator: dict[str, str], tmp_path:
     before = journal.read_bytes().count(b"\n")
     result = potstill(*command, env=emulator)
     assert result.returncode == 0, result.stderr
-    assert f"{before} of 120 questions were answered before" in result.stderr
+    assert f"answered before: {before} of 120 questions" in result.stderr
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["question"] for line in lines] == questions
     assert not journal.exists()

@@ -50,5 +50,15 @@ def test_what_was_lost_is_counted_and_said(tmp_path: Path) -> None:
         "held_out": 1,
     }
     said = " ".join(warnings(data, rows))
-    assert all(word in said for word in ("are cut", "are dropped", "repeat another", "'cut me'", "too few"))
+    assert all(
+        word in said
+        for word in (
+            "cut at",
+            "dropped: 1 sample whose",
+            "repeat another",
+            "1 held-out sample whose",
+            "'cut me'",
+            "too few",
+        )
+    )
     assert len(samples(tokenizer, rows)) == 2

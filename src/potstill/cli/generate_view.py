@@ -146,7 +146,7 @@ def plan_text(session: Session, plan: Plan, found: Forecast) -> str:
     factors = (counted(prompts, "prompt"), counted(len(plan.roles), "role"), counted(samples, "sample"))
     cells = f"{counted(found.todo.cells, 'answer')}: {' x '.join(factors)}"
     lines = [
-        f"{cells}; {found.todo.paid} are paid for, {found.todo.requests} to ask",
+        f"{cells}; {found.todo.paid} paid for, {found.todo.requests} to ask",
         f"input: about {found.todo.input_tokens} tokens",
         f"output: {found.basis}",
         "",

@@ -81,7 +81,7 @@ async def _run_batch(session: Session, questions: Sequence[str], journal: Journa
 
     known = journal.known(questions) if journal is not None else {}
     if known:
-        session.say(f"{len(known)} of {len(questions)} questions were answered before")
+        session.say(f"answered before: {len(known)} of {counted(len(questions), 'question')}")
     done, said = len(known), time.monotonic()
 
     def note(place: int, row: Row | None) -> None:

@@ -47,7 +47,7 @@ def calibrate(session: Session, source: str) -> None:
 
     def progress(done: int, of: int) -> None:
         if done == of or done % PROGRESS == 0:
-            session.say(f"encoded {done} of {of} questions")
+            session.say(f"encoded {done} of {counted(of, 'question')}")
 
     found = run_calibration(cache, session.workspace, pairs, source, progress)
     if cache.threshold is not None:
@@ -67,14 +67,14 @@ def judge(session: Session, most: int) -> None:
     text = "the cache holds no two near questions that were not judged yet"
     if done.pairs:
         text = (
-            f"{len(done.judged)} of {done.pairs} pairs judged for ${done.cost_usd.normalize():f}: {wrong} do not fit; now "
+            f"{len(done.judged)} of {counted(done.pairs, 'pair')} judged for ${done.cost_usd.normalize():f}: {wrong} do not fit; now "
             "--calibrate cache"
         )
     document = {"pairs": done.pairs, "judged": len(done.judged), "wrong": wrong, "problem": done.problem}
     session.show({**document, "cost_usd": format(done.cost_usd, "f")}, text)
     if done.problem is not None:
         error = PartialError(
-            f"{done.pairs - len(done.judged)} pairs were not judged: {done.problem.removeprefix('not audited: ')}"
+            f"not judged: {counted(done.pairs - len(done.judged), 'pair')}: {done.problem.removeprefix('not audited: ')}"
         )
         session.complain(error)
         raise typer.Exit(error.exit_code)

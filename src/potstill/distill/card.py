@@ -5,6 +5,7 @@ from __future__ import annotations
 from potstill.distill.report import meaning, score_rows, summary
 from potstill.records import Score, Verdict, text_sha
 from potstill.student.manifest import Energy, StudentManifest
+from potstill.wording import counted
 
 TERMS = (
     "The answers it learned from come from a hosted model. Its provider's terms hold for this model too: Gemini's"
@@ -53,7 +54,7 @@ def lineage(manifest: StudentManifest, verdict: Verdict) -> list[str]:
     """What the student was made from, a line each."""
     versions = ", ".join(f"{name} {version}" for name, version in sorted(manifest.versions.items()) if version)
     return [
-        f"teacher: {verdict.teacher_model}; {manifest.samples} answers, for ${verdict.paid_usd:f} with those held out",
+        f"teacher: {verdict.teacher_model}; {counted(manifest.samples, 'answer')}, for ${verdict.paid_usd:f} with those held out",
         f"base: {manifest.base}, revision {manifest.revision or 'not named'}, weights sha256 {manifest.base_sha[:16]}",
         f"chat template sha256 {manifest.template_sha[:16]}",
         *(f"role {role.name}: system prompt sha256 {text_sha(role.system)[:16]}" for role in manifest.roles),
@@ -76,7 +77,7 @@ def _judging(verdict: Verdict) -> str:
     """The verdict as part of the lineage: when, at which margin, and what the judge cost."""
     judge = "" if verdict.duel is None else f"; the judge, {verdict.teacher_model}, cost ${verdict.duel.cost_usd:f}"
     settings = f"margin {verdict.margin:g}, settings {verdict.evaluation_id}"
-    return f"verdict of {verdict.created_at:%Y-%m-%d} on {verdict.student_score.n} held-out answers: {settings}{judge}"
+    return f"verdict of {verdict.created_at:%Y-%m-%d} on {counted(verdict.student_score.n, 'held-out answer')}: {settings}{judge}"
 
 
 def _row(name: str, score: Score) -> str:

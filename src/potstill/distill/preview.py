@@ -7,6 +7,7 @@ from typing import Any
 
 from potstill.distill.data import Data, Rows
 from potstill.records import Record
+from potstill.wording import counted
 
 FEW_HELD_OUT = 60
 """Held-out prompts below which not even a faultless student can be shown to agree in 90 % (Wilson)."""
@@ -40,9 +41,11 @@ def warnings(data: Data, train: Rows) -> list[str]:
     """What a reader should know before training."""
     found = []
     if train.truncated:
-        found.append(f"{train.truncated} samples are cut at distill.max_length and never learn where to stop")
+        found.append(
+            f"cut at distill.max_length: {counted(train.truncated, 'sample')}, which never learn where to stop"
+        )
     if train.dropped:
-        found.append(f"{train.dropped} samples are dropped: their prompt alone fills distill.max_length")
+        found.append(f"dropped: {counted(train.dropped, 'sample')} whose prompt alone fills distill.max_length")
     if train.rationales and (lacking := len(train.rows) - len(train.rationales)):
         found.append(f"{lacking} training samples have no rationale and teach the answer alone")
     if data.duplicates:
@@ -50,12 +53,14 @@ def warnings(data: Data, train: Rows) -> list[str]:
     if data.leaks:
         leak = data.leaks[0]
         found.append(
-            f"{len(data.leaks)} held-out samples are left out of the verdict, as their questions stand in the training"
+            f"left out of the verdict: {counted(len(data.leaks), 'held-out sample')} whose question stands in the training"
             f" data: {leak.sample.messages[-2].content!r} ~ {leak.near!r} ({leak.resemblance:.2f})"
         )
     prompts = len({sample.prompt_id for sample in data.held_out})
     if prompts < FEW_HELD_OUT:
-        found.append(f"{prompts} held-out prompts: too few to prove a 90 % agreement; raise generate.splits.test")
+        found.append(
+            f"{counted(prompts, 'held-out prompt')}: too few to prove a 90 % agreement; raise generate.splits.test"
+        )
     several = "has several system prompts in the dataset; the first one will be served"
     return [*found, *(f"role {role!r} {several}" for role in data.other_systems)]
 

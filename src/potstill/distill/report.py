@@ -10,6 +10,7 @@ from pathlib import Path
 from potstill.distill.asking import Judged
 from potstill.distill.judge import Evidence
 from potstill.records import Score, Verdict
+from potstill.wording import counted
 
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:68rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
@@ -103,8 +104,12 @@ def paid_back(verdict: Verdict) -> str:
     if verdict.break_even_requests is None:
         return f"{cost}, which is not paid back: the student answers nothing in the teacher's place yet"
     share = f"of which the student answers {verdict.coverage_paid:.0%}"
-    days = f", {verdict.break_even_days:g} days at {verdict.requests_a_day} a day" if verdict.requests_a_day else ""
-    return f"{cost}, paid back after {verdict.break_even_requests} requests {share}{days}"
+    days = (
+        f", {verdict.break_even_days:g} {'day' if verdict.break_even_days == 1 else 'days'} at {verdict.requests_a_day} a day"
+        if verdict.requests_a_day
+        else ""
+    )
+    return f"{cost}, paid back after {counted(verdict.break_even_requests, 'request')} {share}{days}"
 
 
 def score_rows(verdict: Verdict) -> list[tuple[str, Score]]:
@@ -166,7 +171,7 @@ def _tally(verdict: Verdict) -> str:
         return ""
     parts = (("won", duel.wins, "better"), ("tied", duel.ties, "equal"), ("lost", duel.losses, "worse"))
     bar = "".join(f"<div class={kind} style='flex:{n}'>{n} {word}</div>" for kind, n, word in parts if n)
-    return f"<p>The teacher as judge of {duel.n} pairs, each in both orders; the student's answer is</p><div class=tally>{bar}</div>"
+    return f"<p>The teacher as judge of {counted(duel.n, 'pair')}, each in both orders; the student's answer is</p><div class=tally>{bar}</div>"
 
 
 def _router_table(verdict: Verdict) -> str:

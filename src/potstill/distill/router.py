@@ -10,6 +10,7 @@ from itertools import takewhile
 from potstill.distill.asking import Judged
 from potstill.distill.stats import wilson_low
 from potstill.records import Familiar, RouterPoint, RouterRule
+from potstill.wording import counted
 
 GRID = (0.75, 0.5, 0.25, 0.1, 0.0)
 """Shares of the least confident prompts that could be sent on, in the order in which they are tried."""
@@ -74,14 +75,14 @@ def _rule(ranked: Sequence[Judged], prompts: int, margin: float, teacher_usd: De
     if not kept:
         why = f"its lower bound is {tried[0].agreement_low:.1%}" if tried else "there are too few"
         share = tried[0].coverage if tried else 1.0
-        reason = f"no threshold keeps {1 - margin:.0%} agreement: on the surest {share:.0%} of {prompts} prompts {why}"
+        reason = f"no threshold keeps {1 - margin:.0%} agreement: on the surest {share:.0%} of {counted(prompts, 'prompt')} {why}"
         low = tried[0].agreement_low if tried else 0.0
         return RouterRule(threshold=None, coverage=0.0, agreement_low=low, reason=reason, curve=curve)
     point = kept[-1]
     count = round(point.coverage * prompts)
     reason = (
         f"the teacher can be left out from a mean log-probability of {point.threshold:.3f} on, for {point.coverage:.0%} of "
-        f"prompts: {round(point.agreement * count)} of {count} answers there agree with the teacher"
+        f"prompts: {round(point.agreement * count)} of {counted(count, 'answer')} there agree with the teacher"
     )
     return RouterRule(
         threshold=point.threshold,

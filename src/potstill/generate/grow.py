@@ -302,6 +302,6 @@ def whole(asks: Sequence[Ask], answers: Sequence[Answer | BaseException]) -> Ite
         if not isinstance(error, TeacherError):
             raise error
     if errors:
-        message = f"growing prompts: {len(errors)} of {len(asks)} requests failed: {errors[0]}"
+        message = f"growing prompts: {len(errors)} of {counted(len(asks), 'request')} failed: {errors[0]}"
         raise PartialError(message, hint="run the same command again: it asks for just these, and goes on from there")
     return ((ask, answer) for ask, answer in zip(asks, answers, strict=True) if isinstance(answer, Answer))

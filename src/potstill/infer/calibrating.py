@@ -18,6 +18,7 @@ from potstill.infer.encoder import Encoder
 from potstill.infer.pairs import Pair
 from potstill.infer.store import EntryStore
 from potstill.records import from_json
+from potstill.wording import counted
 from potstill.workspace import Workspace
 
 CHUNK = 256
@@ -110,7 +111,7 @@ def drawing(calibration: Calibration) -> bytes:
             axes.plot(100 * point.hit_rate, 100 * point.upper, marker="o", color="black", label="chosen", linestyle="")
     axes.set_xlabel("pairs served, %")
     axes.set_ylabel("wrong of served, %")
-    axes.set_title(f"{calibration.encoder}\n{sum(calibration.pairs.values())} pairs", fontsize=9)
+    axes.set_title(f"{calibration.encoder}\n{counted(sum(calibration.pairs.values()), 'pair')}", fontsize=9)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

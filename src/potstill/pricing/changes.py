@@ -8,6 +8,7 @@ from datetime import date, timedelta
 
 from potstill.pricing.book import PriceBook
 from potstill.pricing.rows import Model, Price
+from potstill.wording import counted
 
 STALE = timedelta(days=60)
 """Older figures are shown with a warning."""
@@ -46,7 +47,7 @@ def age_warning(book: PriceBook, today: date) -> str:
     age = today - book.read_on
     if age <= STALE:
         return ""
-    return f"the prices were read {age.days} days ago ({book.read_on}); check them, or update potstill"
+    return f"the prices were read {counted(age.days, 'day')} ago ({book.read_on}); check them, or update potstill"
 
 
 def due_for_review(book: PriceBook, today: date) -> tuple[Change, ...]:

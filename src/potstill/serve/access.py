@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from potstill.serve.errors import ApiError
+from potstill.wording import counted
 
 Scope = Literal["local", "query", "admin"]
 
@@ -93,7 +94,7 @@ class Rates:
         bucket.at = now
         if bucket.tokens < 1:
             wait = math.ceil((1 - bucket.tokens) * 60 / self.per_minute)
-            message = f"more than {self.per_minute} requests a minute"
+            message = f"more than {counted(self.per_minute, 'request')} a minute"
             raise ApiError(429, message, code="rate_limit_exceeded", retry_s=max(1, wait))
         bucket.tokens -= 1
         return {

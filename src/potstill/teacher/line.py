@@ -229,6 +229,6 @@ def _refuse(waiter: _Waiter, error: BaseException) -> None:
 
 
 def _day_over(decided: DayOver) -> QuotaError:
-    count = "" if decided.limit is None else f" of {decided.limit} requests"
+    count = "" if decided.limit is None else f" of {counted(decided.limit, 'request')}"
     message = f"the day's quota{count} is spent; it is full again at {decided.retry_at:%Y-%m-%d %H:%M} UTC"
     return QuotaError(message, retry_at=decided.retry_at, hint="run the same command again then")

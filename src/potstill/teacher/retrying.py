@@ -109,7 +109,7 @@ def after_reply(reply: Reply | None, empty: int, jitter: float) -> Keep | Retry 
         return Keep()
     reason = "unreadable reply" if reply is None else f"empty reply ({reply.finish_reason})"
     if empty >= EMPTY_RETRIES:
-        return GiveUp("unreadable" if reply is None else "empty", f"{reason}, {empty + 1} times")
+        return GiveUp("unreadable" if reply is None else "empty", f"{reason}, {counted(empty + 1, 'time')}")
     return Retry(BACKOFF_S * (0.5 + jitter), reason, empty=True)
 
 
