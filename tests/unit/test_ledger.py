@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from potstill.ledger import (
     read_attempts,
     to_pico,
 )
-from potstill.ledger.schema import ATTEMPTS
+from potstill.ledger.schema import ATTEMPTS, connect, prepare
 from potstill.records import Usage
 
 
@@ -98,6 +99,23 @@ async def test_a_refusal_writes_nothing_and_spoils_nothing_beside_it(tmp_path: P
         assert [isinstance(outcome, BudgetError) for outcome in outcomes] == [False, False, False, True, True]
         assert ledger.reserved() == Decimal("0.03")
         assert len(list(ledger.attempts())) == 3
+
+
+async def test_what_sqlite_cannot_hold_is_refused_by_itself(tmp_path: Path) -> None:
+    """A value that no column takes raises where it was given, and what was to be written beside it is written."""
+    with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
+        torn, whole = await reserve(ledger, "torn"), await reserve(ledger, "whole")
+        outcomes = await asyncio.wait_for(
+            asyncio.gather(
+                ledger.settle(torn, paid(reply="\ud83d")),
+                ledger.settle(whole, paid()),
+                ledger.reserve(intent("dear", "10000000")),
+                return_exceptions=True,
+            ),
+            10,
+        )
+        assert [type(outcome) for outcome in outcomes] == [UnicodeEncodeError, type(None), OverflowError]
+        assert (ledger.spent(), ledger.reserved()) == (Decimal("0.001"), Decimal("0.01"))
 
 
 async def test_a_gate_holds_back_without_a_trace(tmp_path: Path) -> None:
@@ -314,10 +332,10 @@ def test_a_cap_of_one_command_holds_over_processes_and_restarts(
         asyncio.run(run(Path(folder) / "ledger.sqlite3"))
 
 
-async def test_a_ledger_of_version_1_is_brought_up_to_date(tmp_path: Path) -> None:
-    """Its attempts and sums stay, and it takes new ones."""
-    path = tmp_path / "old.sqlite3"
-    with sqlite3.connect(path) as connection:
+def ledger_of_version_1(folder: Path) -> Path:
+    """A ledger as the first version left it, with one answer."""
+    path = folder / "old.sqlite3"
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.executescript(ATTEMPTS)
         connection.execute(
             "INSERT INTO attempts (key, command, model, service, request, status, reserved, cost, reply, latency_s,"
@@ -327,6 +345,27 @@ async def test_a_ledger_of_version_1_is_brought_up_to_date(tmp_path: Path) -> No
         connection.execute("UPDATE totals SET spent = 7")
         connection.execute(f"PRAGMA application_id = {0x506F7473}")
         connection.execute("PRAGMA user_version = 1")
+    return path
+
+
+def test_half_a_migration_is_none(tmp_path: Path) -> None:
+    """A ledger whose migration was broken off in the middle stays as it was, and the next opening brings it up to date."""
+    path = ledger_of_version_1(tmp_path)
+
+    def refuse(action: int, name: str | None, *_: object) -> int:
+        return sqlite3.SQLITE_DENY if (action, name) == (sqlite3.SQLITE_CREATE_TABLE, "jobs") else sqlite3.SQLITE_OK
+
+    with closing(connect(path)) as connection:
+        connection.set_authorizer(refuse)
+        with pytest.raises(sqlite3.DatabaseError, match="not authorized"):
+            prepare(connection, path)
+    with Ledger.open(path) as ledger:
+        assert ledger.answer("k") is not None
+
+
+async def test_a_ledger_of_version_1_is_brought_up_to_date(tmp_path: Path) -> None:
+    """Its attempts and sums stay, and it takes new ones."""
+    path = ledger_of_version_1(tmp_path)
     with Ledger.open(path) as ledger:
         stored = ledger.answer("k")
         assert stored is not None

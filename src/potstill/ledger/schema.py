@@ -91,8 +91,8 @@ def connect(path: Path) -> sqlite3.Connection:
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Make the tables, or bring those of an older version up to date; raises InputError for a foreign file."""
     _use_wal(connection)
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with connection:  # all steps or none: half a migration could not be gone on with
+        connection.execute("BEGIN IMMEDIATE")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         owner = connection.execute("PRAGMA application_id").fetchone()[0]
         tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
@@ -104,8 +104,6 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
                 connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    finally:
-        connection.execute("COMMIT")
 
 
 def names_owners(connection: sqlite3.Connection) -> bool:

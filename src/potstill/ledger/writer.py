@@ -95,7 +95,11 @@ class Writer:
 
 
 def _commit(connection: sqlite3.Connection, group: list[_Operation]) -> list[_Outcome]:
-    """Run a group in one transaction. An operation refuses before it writes, so one refusal leaves the others whole."""
+    """Run a group in one transaction. An operation refuses before it writes, so one refusal leaves the others whole.
+
+    What SQLite cannot hold (more than 64 bits, half a surrogate pair) is found out in the middle of an operation: then
+    each goes by itself.
+    """
     outcomes: list[_Outcome] = []
     try:
         connection.execute("BEGIN IMMEDIATE")
@@ -105,6 +109,11 @@ def _commit(connection: sqlite3.Connection, group: list[_Operation]) -> list[_Ou
             except PotstillError as error:
                 outcomes.append(_Outcome(operation.future, error=error))
         connection.execute("COMMIT")
+    except (ValueError, OverflowError) as error:
+        connection.execute("ROLLBACK")
+        if len(group) == 1:
+            return [_Outcome(group[0].future, error=error)]
+        return [outcome for operation in group for outcome in _commit(connection, [operation])]
     except sqlite3.Error as error:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
