@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -93,12 +94,23 @@ def read_text(path: Path, what: str) -> str:
 def read_yaml(path: Path, what: str) -> Any:
     """Read a YAML file; raises InputError naming `what`, the path and the line."""
     try:
-        return yaml.safe_load(read_text(path, what))
+        data = yaml.safe_load(read_text(path, what))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
         message = f"{path}{where}: {getattr(error, 'problem', None) or 'not valid YAML'}"
         raise InputError(message) from error
+    check_text(data, str(path))
+    return data
+
+
+def check_text(data: Any, origin: str) -> None:
+    """Raise InputError, naming `origin`, for half a surrogate pair: YAML and JSON can say one, no file can hold it."""
+    try:
+        json.dumps(data, ensure_ascii=False, default=str, skipkeys=True).encode()
+    except UnicodeEncodeError as error:
+        message = f"{origin}: \\u{ord(error.object[error.start]):04x} is half a character"
+        raise InputError(message, hint="write the character itself, in UTF-8") from error
 
 
 def file_sha(path: Path) -> str:

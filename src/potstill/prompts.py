@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from potstill.config import Config
 from potstill.errors import InputError
-from potstill.files import file_sha, read_lines, read_text, read_yaml
+from potstill.files import check_text, file_sha, read_lines, read_text, read_yaml
 from potstill.records import content_id, from_data, text_sha
 from potstill.workspace import NAME_PATTERN, Workspace, shipped
 
@@ -293,6 +293,7 @@ def _read_jsonl(path: Path) -> Iterator[Prompt]:
         if not isinstance(text, str) or not text.strip():
             message = f"{path}:{number}: prompt: a text is needed"
             raise InputError(message)
+        check_text(text, f"{path}:{number}: prompt")
         yield Prompt(text=text.strip(), source=f"{path}:{number}")
 
 

@@ -152,3 +152,15 @@ def test_pieces_make_one_reply() -> None:
     reply = parse_reply(hearing.whole() or "")
     assert reply is not None
     assert (reply.text, reply.finish_reason, reply.usage.output_tokens) == ("a b", "STOP", 20)
+
+
+def test_a_character_cut_in_two_can_be_kept() -> None:
+    """Where two events share a surrogate pair, the reply can be written down and has the character."""
+    hearing = Hearing(lambda _: None)
+    for half in ("\ud83d", "\ude00"):
+        hearing.take(reply_200(half).body)
+    raw = hearing.whole() or ""
+    raw.encode()
+    reply = parse_reply(raw)
+    assert reply is not None
+    assert reply.text == "\U0001f600"

@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 
 from potstill.config import PricesConfig, TeacherConfig
 from potstill.errors import BudgetError, QuotaError, TeacherError
-from potstill.ledger import Ledger
+from potstill.ledger import Intent, Ledger
 from potstill.pricing.book import load_prices
 from potstill.records import Message
 from potstill.teacher.calls import TeacherRequest, build_request
+from potstill.teacher.line import Line
+from potstill.teacher.pacing import Limits
 from potstill.teacher.paid import Accounts, PaidTeacher
 from potstill.teacher.scripted import ScriptedTransport, reply_200, reply_error, reply_quota
 from potstill.teacher.transport import Received, Transport
@@ -194,6 +196,25 @@ async def test_a_cancelled_request_leaves_its_place(tmp_path: Path) -> None:
         assert isinstance(outcomes[1], asyncio.CancelledError)
         assert teacher.ledger.reserved() == 0
     assert len(transport.sent) == 2
+
+
+async def test_a_turn_that_comes_too_late_is_given_back(tmp_path: Path) -> None:
+    """A request that is cancelled just as its turn is granted leaves neither its place nor its money behind."""
+    with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
+        line = Line(ledger, "pace", Limits(), max_concurrency=1)
+        for number in range(2):
+            intent = Intent(str(number), "infer", None, "m", "standard", "{}", Decimal("0.01"))
+            entering = asyncio.create_task(line.enter(intent, 1))
+            await asyncio.sleep(0)
+            (waiter,) = line._waiting
+            async with asyncio.timeout(10):
+                while not waiter.turn.done():  # noqa: ASYNC110  (the very turn of the loop counts)
+                    await asyncio.sleep(0)
+            entering.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await entering
+        assert ledger.reserved() == 0
+        assert [row.reason for row in ledger.attempts()] == ["not sent", "not sent"]
 
 
 class SlowToEnd(ScriptedTransport):

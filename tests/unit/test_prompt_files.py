@@ -11,7 +11,7 @@ import pytest
 
 from potstill.errors import InputError
 from potstill.files import LineFile
-from potstill.prompts import PromptFiles
+from potstill.prompts import PromptFiles, load_prompts
 
 
 def test_each_prompt_comes_once_and_in_order(tmp_path: Path) -> None:
@@ -32,6 +32,20 @@ def test_a_bad_line_does_not_hide_those_before_it(tmp_path: Path) -> None:
     assert [prompt.text for prompt in islice(stream, 1)] == ["fine"]
     with pytest.raises(InputError, match=r"a\.jsonl:2: not UTF-8"):
         next(stream)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "where"),
+    [
+        ("a.jsonl", '{"prompt": "fine"}\n{"prompt": "\\ud83d"}\n', r"a\.jsonl:2: prompt: \\ud83d"),
+        ("a.yaml", 'prompts: ["fine", "\\ud83d"]\n', r"a\.yaml: \\ud83d"),
+    ],
+)
+def test_half_a_character_is_refused_where_it_stands(tmp_path: Path, name: str, text: str, where: str) -> None:
+    """JSON and YAML can escape half a surrogate pair, which neither the ledger nor a dataset can hold."""
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=where):
+        load_prompts([str(tmp_path / name)])
 
 
 def test_a_stream_may_end_in_another_thread(tmp_path: Path) -> None:

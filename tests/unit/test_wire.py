@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from potstill.records import Usage
-from potstill.teacher.wire import parse_reply, parse_usage
+from potstill.teacher.wire import parse_reply, parse_usage, raw_json
 
 
 def body(**fields: Any) -> str:
@@ -24,6 +24,22 @@ def test_thoughts_are_no_part_of_the_answer() -> None:
     reply = parse_reply(body(candidates=[{"content": {"parts": parts}, "finishReason": "STOP"}]))
     assert reply is not None
     assert (reply.text, reply.finish_reason, reply.model) == ("One two.", "STOP", "gemini-x")
+
+
+def test_surrogates_are_joined_and_half_a_pair_is_replaced() -> None:
+    """A character that parts cut in two is whole again; what is left of one is no text that a file could hold."""
+    parts = [{"text": "a\ud83d"}, {"text": "\ude00b\ud83d"}]
+    reply = parse_reply(body(candidates=[{"content": {"parts": parts}, "finishReason": "MAX_TOKENS"}]))
+    assert reply is not None
+    assert reply.text == "a\U0001f600b\ufffd"
+
+
+@pytest.mark.parametrize("text", ["甜\ud83d", "甜的"])
+def test_a_reply_that_came_parsed_is_kept_as_it_was(text: str) -> None:
+    """Its text can be written to a file, and says the same as before."""
+    raw = raw_json({"text": text})
+    raw.encode()
+    assert json.loads(raw) == {"text": text}
 
 
 def test_tokens_are_counted_as_they_are_billed() -> None:

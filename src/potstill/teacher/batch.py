@@ -28,7 +28,7 @@ from potstill.teacher.line import StoppedError
 from potstill.teacher.paid import Accounts, intent_of, priced_reply
 from potstill.teacher.retrying import Failure, GiveUp, Keep, Retry, Stop, after_failure, after_reply
 from potstill.teacher.transport import Received
-from potstill.teacher.wire import parse_reply
+from potstill.teacher.wire import parse_reply, raw_json
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
@@ -208,7 +208,7 @@ class Batcher:
             result.failed[key] = (reason, error.get("code") in FINAL_CODES)
             await self.ledger.fail(attempt, reason)
             return
-        raw = json.dumps(line["response"], ensure_ascii=False)
+        raw = raw_json(line["response"])
         reply = parse_reply(raw)
         if reply is None:
             result.failed[key] = ("unreadable reply", False)

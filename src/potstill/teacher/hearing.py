@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from potstill.teacher.wire import parse_reply
+from potstill.teacher.wire import parse_reply, raw_json
 
 Tell = Callable[[str], None]
 """Takes the next stretch of an answer's text."""
@@ -51,4 +51,4 @@ class Hearing:
             candidate |= mine
         if candidate:
             whole["candidates"] = [{**candidate, "content": {"role": "model", "parts": parts}}]
-        return json.dumps(whole, ensure_ascii=False)
+        return raw_json(whole)

@@ -78,13 +78,13 @@ class Line:
         self._waiting.append(waiter)
         if self._server is None or self._server.done():
             self._server = asyncio.create_task(self._serve())
-        entry = await waiter.turn
-        if isinstance(entry, Elsewhere):
-            return entry
         try:
-            await asyncio.sleep(entry.ticket.start_at - time.time())
+            entry = await waiter.turn
+            if isinstance(entry, Entry):
+                await asyncio.sleep(entry.ticket.start_at - time.time())
         except asyncio.CancelledError:
-            await self._give_back(entry)
+            if not waiter.turn.cancelled() and waiter.turn.exception() is None:  # its turn has come all the same
+                await self._give_back(waiter.turn.result())
             raise
         return entry
 
@@ -187,16 +187,17 @@ class Line:
             self._in_flight += 1
             self._left = None if self._left is None else self._left - 1
         entry = Entry(outcome, waiter.need) if isinstance(outcome, Ticket) else outcome
-        if not waiter.turn.done():
-            waiter.turn.set_result(entry)
-        elif isinstance(entry, Entry):
+        if waiter.turn.done():
             await self._give_back(entry)
+        else:
+            waiter.turn.set_result(entry)
         return None
 
-    async def _give_back(self, entry: Entry) -> None:
-        """Close an attempt that never left."""
-        await self._ledger.fail(entry.ticket.attempt, "not sent")
-        self.leave()
+    async def _give_back(self, entry: Entry | Elsewhere) -> None:
+        """Close an attempt that never left, if it is one."""
+        if isinstance(entry, Entry):
+            await self._ledger.fail(entry.ticket.attempt, "not sent")
+            self.leave()
 
     def _gate(self, need: Need) -> Gate:
         def decide(text: str | None) -> Admitted | Held:

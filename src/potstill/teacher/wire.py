@@ -75,10 +75,21 @@ def parse_usage(metadata: dict[str, Any]) -> Usage | None:
     return Usage(**counts)
 
 
+def raw_json(value: Any) -> str:
+    """A reply that came parsed, as text that a file holds: escaped where half a surrogate pair stands in it."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if whole_characters(text) == text else json.dumps(value)
+
+
+def whole_characters(text: str) -> str:
+    """A text with its surrogate pairs joined. JSON can say half of one, which no file can hold: it becomes U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _text(candidate: dict[str, Any]) -> str:
     parts = [_object(part) for part in _array(_object(candidate.get("content")).get("parts"))]
     texts = [part.get("text") for part in parts if not part.get("thought")]
-    return "".join(text for text in texts if isinstance(text, str))
+    return whole_characters("".join(text for text in texts if isinstance(text, str)))
 
 
 def _finish_reason(body: dict[str, Any], candidate: dict[str, Any]) -> str:
