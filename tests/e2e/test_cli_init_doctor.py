@@ -22,6 +22,23 @@ def test_init_makes_a_project_whose_config_loads(potstill: Run, tmp_path: Path) 
     assert plan.returncode == 0, plan.stderr
 
 
+def test_init_writes_what_set_gives_and_leaves_the_limits_to_the_tier(potstill: Run, tmp_path: Path) -> None:
+    """Language and budget stand in the config, the questions are in that language; a tier named later fills in limits."""
+    made = potstill(
+        "init", "--set", "language=zh-TW", "--set", "budget.max_usd=2.5", "--set", "generate.roles=[ai-expert]"
+    )
+    assert made.returncode == 0, made.stderr
+    assert "顯示卡" in (tmp_path / "prompts" / "questions.txt").read_text("utf-8")
+    plan = potstill("generate", "--dry-run", "--json", "--set", "teacher.tier=free")
+    config = {key: item["value"] for key, item in json.loads(plan.stdout)["config"].items()}
+    assert (config["language"], config["budget.max_usd"]) == ("zh-TW", "2.5")
+    assert config["generate.roles"] == ["ai-expert"]
+    assert config["teacher.rpd"] is not None
+    assert config["teacher.rpm"] != 150
+    untold = json.loads(potstill("generate", "--dry-run", "--json").stdout)["config"]
+    assert untold["teacher.rpm"]["value"] == 150
+
+
 def test_init_never_writes_over_a_file(potstill: Run, tmp_path: Path) -> None:
     """Where one of its files stands already, init stops with exit code 2 and changes nothing."""
     (tmp_path / "potstill.yaml").write_text("workspace: mine\n")

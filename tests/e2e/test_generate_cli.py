@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Awaitable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,7 @@ def test_daily_quota_is_5_and_says_when(potstill: Run) -> None:
     assert result.returncode == 5, result.stderr
     assert json.loads(result.stdout)["paid"] == 10
     assert "UTC" in result.stderr
+    assert datetime.fromisoformat(json.loads(result.stdout)["retry_at"]) > datetime.now(UTC)
 
 
 @pytest.mark.usefixtures("questions")

@@ -117,7 +117,7 @@ def test_a_run_is_capped_and_then_made_whole_offline(potstill: Run, tmp_path: Pa
 
 
 def test_events_are_json_lines(potstill: Run) -> None:
-    """--json-events: each failure as it comes, progress, and the result last; nothing else on standard output."""
+    """--json-events: each failure as it comes, progress, and the result last, or the error that came before any; nothing else."""
     with running(EmulatorSettings(latency_s=0.0, faults={"http-400": 0.2})) as flaky:
         result = potstill("generate", *FLAGS, "--json-events", env=env(flaky))
     assert result.returncode == 6, result.stderr
@@ -127,6 +127,10 @@ def test_events_are_json_lines(potstill: Run) -> None:
     assert names.count("failed") == len(events[-1]["failed"]) > 0
     assert events[names.index("progress")]["total"] == 40
     assert potstill("generate", *FLAGS, "--json", "--json-events").returncode == 2
+    early = potstill("generate", "--prompts", "nowhere.txt", "--json-events")
+    (event,) = (json.loads(line) for line in early.stdout.splitlines())
+    assert (event["event"], event["exit_code"]) == ("error", early.returncode) == ("error", 2)
+    assert "nowhere.txt" in event["error"]
 
 
 def test_paid_steps_are_followed_like_the_answers(potstill: Run, teacher: Running) -> None:

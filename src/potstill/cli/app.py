@@ -7,6 +7,8 @@ import json
 import sys
 import traceback
 import warnings
+from datetime import UTC, datetime
+from typing import Literal
 
 import typer
 
@@ -22,6 +24,8 @@ from potstill.cli.serve_local import serve_local
 from potstill.config import read_secrets
 from potstill.errors import MachineError, PotstillError, UsageError
 
+Form = Literal["text", "json", "events"]
+"""How an error is told on standard output: not at all, as one document, as one line."""
 INTERRUPTED = 130
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 """What a disk says that is full, or closed to us: wherever it comes up, no bug of ours."""
@@ -61,7 +65,8 @@ def root(
 def main() -> None:
     """Run the command line; every expected failure ends in its exit code, a bug in 1, an interrupt in 130."""
     given = set(sys.argv[1:])
-    as_json, verbose = "--json" in given, bool({"-v", "--verbose"} & given)
+    form: Form = "events" if "--json-events" in given else "json" if "--json" in given else "text"
+    verbose = bool({"-v", "--verbose"} & given)
     if not verbose:
         # A library that deprecates another library's call is no news for whoever runs a command; tests do see it.
         warnings.filterwarnings("ignore", category=FutureWarning)
@@ -70,20 +75,20 @@ def main() -> None:
         if code == INTERRUPTED:  # what typer makes of Ctrl-C
             sys.stderr.write("interrupted; what was finished is saved, the same command goes on from here\n")
     except PotstillError as error:
-        code = _report(error, as_json=as_json, verbose=verbose)
+        code = _report(error, form, verbose=verbose)
     except typer.Abort:
         code = INTERRUPTED
     except SystemExit:  # what typer makes of a reader that goes away (`potstill ... | head`): no error of ours
         code = 0
     except typer.TyperException as error:  # a usage error of the command line itself
-        code = _misused(error.format_message(), as_json=as_json)
+        code = _misused(error.format_message(), form)
     except Exception as error:  # noqa: BLE001  the one broad net: a bug keeps its traceback, without secrets
         lacking = _disk(error) or _missing_package(error)
-        code = _bug() if lacking is None else _report(lacking, as_json=as_json, verbose=verbose)
+        code = _bug() if lacking is None else _report(lacking, form, verbose=verbose)
     sys.exit(code or 0)
 
 
-def _misused(message: str, *, as_json: bool) -> int:
+def _misused(message: str, form: Form) -> int:
     """What the command line itself does not understand; the bare command shows its help."""
     if message.startswith("Usage:"):
         sys.stderr.write(f"{message}\n")
@@ -91,7 +96,7 @@ def _misused(message: str, *, as_json: bool) -> int:
     early = (
         "options stand behind the command, e.g. `potstill generate -c FILE`" if sys.argv[1].startswith("-") else None
     )
-    return _report(UsageError(message, hint=early), as_json=as_json, verbose=False)
+    return _report(UsageError(message, hint=early), form, verbose=False)
 
 
 def _disk(error: Exception) -> MachineError | None:
@@ -115,7 +120,7 @@ def _bug() -> int:
     return 1
 
 
-def _report(error: PotstillError, *, as_json: bool, verbose: bool) -> int:
+def _report(error: PotstillError, form: Form, *, verbose: bool) -> int:
     secrets = read_secrets()
     message = secrets.redact(error.message)
     sys.stderr.write(f"potstill: {message}\n")
@@ -124,7 +129,10 @@ def _report(error: PotstillError, *, as_json: bool, verbose: bool) -> int:
     if verbose and error.__cause__ is not None:
         cause = f"{type(error.__cause__).__name__}: {error.__cause__}"
         sys.stderr.write(f"  cause: {secrets.redact(cause)}\n")
-    if as_json:
-        document = {"schema_version": 1, "error": message, "hint": error.hint, "exit_code": error.exit_code}
+    document = {"schema_version": 1, "error": message, "hint": error.hint, "exit_code": error.exit_code}
+    if form == "events":
+        event = {"event": "error", "at": datetime.now(UTC).isoformat(), **document}
+        sys.stdout.write(json.dumps(event, ensure_ascii=False) + "\n")
+    elif form == "json":
         sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
     return error.exit_code

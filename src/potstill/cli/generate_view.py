@@ -48,6 +48,7 @@ def document_of(outcome: Outcome) -> dict[str, Any]:
         "failed": [vars(item) for item in outcome.failed],
         "possibly_paid": [item.model_dump(mode="json") for item in outcome.possibly_paid],
         "stopped": getattr(outcome.stopped, "message", None),
+        "retry_at": retry_at.isoformat() if (retry_at := getattr(outcome.stopped, "retry_at", None)) else None,
         "grown": outcome.grown.grown if outcome.grown else None,
         "not_grown": dict(outcome.grown.left_out) if outcome.grown else None,
         "second_round": _second_round(outcome),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import yaml
 
 from potstill.cli.session import Session, with_session
-from potstill.config import Config, field_of, flatten, json_schema
+from potstill.config import Config, Resolved, field_of, flatten, json_schema
 from potstill.errors import MachineError, UsageError
 from potstill.files import write_atomic
 from potstill.workspace import shipped
@@ -61,12 +62,22 @@ jobs:
         with: {name: workspace, path: workspace}
 """
 
-QUESTIONS = """\
+QUESTIONS = {
+    "en": """\
 # One question a line. A line that starts with '#' is a comment.
 How much graphics memory does a model of one billion parameters need?
 What does quantisation to four bits change?
 When is a cloud GPU cheaper than one of my own?
-"""
+""",
+    "zh-TW": """\
+# 一行一個問題。以 '#' 開頭的行是註解。
+十億參數的模型需要多少顯示卡記憶體？
+量化成四位元會有什麼改變？
+什麼時候租用雲端 GPU 比自己買便宜？
+""",
+}
+TIERED = {"teacher.tier", "teacher.rpm", "teacher.tpm", "teacher.rpd", "teacher.usd_per_10min"}
+"""What a named usage tier fills in, and its name."""
 
 
 @with_session()
@@ -78,7 +89,7 @@ def init(
     ] = False,
 ) -> None:
     """Make a project folder. In it: config with every key, roles, prompts, editor schema and a CI job."""
-    files = {CI_NAME: CI_JOB} if ci else project_files()
+    files = {CI_NAME: CI_JOB} if ci else project_files(session.resolved)
     taken = [name for name in files if (folder / name).exists()]
     if taken:
         message = f"{folder}: already there: {', '.join(taken)}"
@@ -100,25 +111,29 @@ def init(
     )
 
 
-def project_files() -> dict[str, str]:
-    """The files of a new project: relative name -> content."""
+def project_files(resolved: Resolved) -> dict[str, str]:
+    """The files of a new project: relative name -> content; what `--set` gave stands in its config."""
+    given = {key: value for key, value in flatten(resolved.config).items() if resolved.origins[key] == "--set"}
     roles = {
         f"roles/{path.name}": path.read_text("utf-8") for path in sorted((shipped("prompts") / "roles").glob("*.yaml"))
     }
     return {
-        "potstill.yaml": config_file(tuple(roles)[:1]),
+        "potstill.yaml": config_file(tuple(roles)[:1], given),
         SCHEMA_NAME: json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
-        PROMPTS_NAME: QUESTIONS,
+        PROMPTS_NAME: QUESTIONS[resolved.config.language],
         **roles,
         CI_NAME: CI_JOB,
         ".gitignore": "workspace/\n.env\n",
     }
 
 
-def config_file(roles: tuple[str, ...]) -> str:
-    """Every key of the config with its default and its description, as YAML that loads unchanged."""
+def config_file(roles: tuple[str, ...], given: Mapping[str, Any]) -> str:
+    """Every key of the config with its default or what is given, and its description, as YAML that loads unchanged.
+
+    A key that the usage tier fills in stands there as a comment: a value in a file would hold against the tier.
+    """
     lines = [f"# yaml-language-server: $schema={SCHEMA_NAME}", "# Secrets never stand here: set GEMINI_API_KEY.", ""]
-    own = {"generate.prompts": [PROMPTS_NAME], "generate.roles": list(roles)}
+    own = {"generate.prompts": [PROMPTS_NAME], "generate.roles": list(roles), **given}
     values = flatten(Config())
     written: set[str] = set()
     for key, default in values.items():
@@ -128,13 +143,15 @@ def config_file(roles: tuple[str, ...]) -> str:
             if path not in written:
                 written.add(path)
                 lines.append(f"{'  ' * depth}{sections[depth]}:")
-        value = own.get(key, list(default) if isinstance(default, tuple) else default)
+        value = own.get(key, default)
         indent = "  " * len(sections)
-        lines += [f"{indent}# {field_of(key).description}", f"{indent}{name}: {_scalar(value)}"]
+        held = "# " if key in TIERED and key not in given else ""
+        lines += [f"{indent}# {field_of(key).description}", f"{indent}{held}{name}: {_scalar(value)}"]
     return "\n".join(lines) + "\n"
 
 
 def _scalar(value: object) -> str:
+    plain = json.loads(json.dumps(value, default=str))  # lists for tuples, texts for sums of money
     return (
-        yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000).removesuffix("...\n").strip()
+        yaml.safe_dump(plain, default_flow_style=True, allow_unicode=True, width=10_000).removesuffix("...\n").strip()
     )
