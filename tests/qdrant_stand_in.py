@@ -45,7 +45,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    do_GET = do_PUT = do_POST = _reply  # noqa: N815  (http.server's names)
+    do_GET = do_PUT = do_POST = do_DELETE = _reply  # noqa: N815  (http.server's names)
 
 
 class _Server(ThreadingHTTPServer):
@@ -66,6 +66,8 @@ class _Server(ThreadingHTTPServer):
             return 200, True
         if not client.collection_exists(name):
             return 404, f"Not found: Collection `{name}` doesn't exist!"
+        if method == "DELETE":
+            return 200, client.delete_collection(name)
         return self._points(name, what, body)
 
     def _points(self, name: str, what: str, body: dict[str, Any]) -> tuple[int, Any]:

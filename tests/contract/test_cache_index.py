@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
@@ -23,6 +25,9 @@ from potstill.infer.store import EntryStore, Fresh, StoredVector
 from potstill.workspace import Workspace
 
 DIMS = 4
+SERVER = os.environ.get("POTSTILL_QDRANT_URL")
+"""A real Qdrant server to hold to the same contract, with `POTSTILL_QDRANT_API_KEY` where it wants a key."""
+SERVER_KEY = read_secrets().qdrant_key
 EAST, NORTH, NEAR_EAST = (1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.8, 0.6, 0.0, 0.0)
 
 
@@ -33,11 +38,26 @@ def over_http(_: Path) -> Iterator[Index]:
         yield index
 
 
+@contextmanager
+def on_a_server(_: Path) -> Iterator[Index]:
+    """A collection of its own on the server of the environment, which is dropped after."""
+    from qdrant_client import QdrantClient
+
+    assert SERVER is not None
+    name = f"potstill-test-{uuid.uuid4().hex}"
+    with closing(open_server(SERVER, name, DIMS, SERVER_KEY)) as index:
+        yield index
+    headers = {} if SERVER_KEY is None else {"api-key": SERVER_KEY.get_secret_value()}
+    with closing(QdrantClient(url=SERVER, headers=headers, check_compatibility=False)) as client:
+        client.delete_collection(name)
+
+
 OPENERS: dict[str, Callable[[Path], AbstractContextManager[Index]]] = {
     "memory": lambda _: closing(MemoryIndex()),
     "edge": lambda folder: closing(EdgeIndex(folder, DIMS)),
     "local": lambda folder: closing(open_local(folder, DIMS)),
     "server": over_http,
+    **({} if SERVER is None else {"real_server": on_a_server}),
 }
 ON_DISK = ("edge", "local")
 
@@ -135,6 +155,17 @@ def test_broken_shard_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="cannot be opened") as caught:
         EdgeIndex(tmp_path, DIMS)
     assert "rebuilt" in str(caught.value.hint)
+
+
+def test_server_of_the_environment_is_held_to_the_contract() -> None:
+    """`POTSTILL_QDRANT_URL` has every test of an index run on that server too, with its key; nothing is left there."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "real_server", __file__]
+    with qdrant_stand_in("the-key") as (url, client):
+        env = {**os.environ, "POTSTILL_QDRANT_URL": url, KEY_VARIABLE: "the-key"}
+        result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        left = client.get_collections().collections
+    assert result.returncode == 0, result.stdout
+    assert left == []
 
 
 def test_no_server_is_a_clear_error() -> None:
