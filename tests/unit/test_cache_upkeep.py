@@ -64,12 +64,16 @@ def test_what_was_used_longest_ago_is_evicted(tmp_path: Path) -> None:
         assert store.evict(2) == 0
 
 
-def test_size_limit_is_kept_while_writing(tmp_path: Path) -> None:
-    """A store with a limit never holds much more than that."""
-    with EntryStore(tmp_path / "e.sqlite3", max_entries=50) as store:
+@pytest.mark.parametrize("limit", [1, 2, 50, 200])
+def test_size_limit_is_kept_while_writing(tmp_path: Path, limit: int) -> None:
+    """Two stores on one file never hold more than the limit, nor many less, and the last answers are among them."""
+    path = tmp_path / "e.sqlite3"
+    with EntryStore(path, max_entries=limit) as store, EntryStore(path, max_entries=limit) as other:
         for number in range(300):
-            put(store, f"question {number}", now=float(number))
-        assert store.count() <= 50 + 64
+            last = put((store, other)[number % 3 // 2], f"question {number}", now=float(number))
+            assert store.count() <= limit
+        assert store.count() >= 0.98 * limit
+        assert last.number in store.numbers("e")
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ COLUMNS = "number, id, scope, namespace, question, answer, route, model, created
 NAMES = tuple(COLUMNS.split(", "))
 PAGE = 500
 EVICT_EVERY = 64
-"""The size limit is looked at once in so many new entries: counting rows is not free."""
+"""The size limit is looked at once in so many new entries, of a small cache more often: counting rows is not free."""
 KEPT_CHANGES = 100_000
 """An index that lags behind by more changes than these is compared with the store as a whole."""
 EVICTION = (
@@ -136,9 +136,16 @@ class EntryStore:
                 "INSERT INTO vectors VALUES (?, ?, ?)",
                 [(number, encoder, packed(vector)) for encoder, vector in (vectors or {}).items()],
             )
-        if self._max_entries is not None and int(number or 0) % EVICT_EVERY == 0:
-            self.evict(self._max_entries)
+        self._keep_limit(int(number or 0))
         return Entry(**vars(fresh), number=int(number or 0), created=now, hits=0, floor=0.0)
+
+    def _keep_limit(self, number: int) -> None:
+        """Evict so many that the limit is not passed before the next look, whichever process writes then."""
+        if self._max_entries is None:
+            return
+        every = min(EVICT_EVERY, 1 + self._max_entries // EVICT_EVERY)
+        if number % every == 0:
+            self.evict(self._max_entries - (every - 1))
 
     def exact(self, identity: str, scope: str, now: float) -> Entry | None:
         """The live entry of an exact key in its scope."""
