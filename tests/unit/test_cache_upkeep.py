@@ -60,7 +60,7 @@ def test_what_was_used_longest_ago_is_evicted(tmp_path: Path) -> None:
         store.served(first, 9.0)
         assert store.evict(2) == 1
         assert {entry.number for entry in store.entries()} == {first.number, last.number} == store.numbers("e")
-        assert store.rounds(first.id) == 0
+        assert store.rounds(first.id, 9.0) == 0
         assert store.evict(2) == 0
 
 

@@ -39,12 +39,16 @@ def test_dropped_answers_are_counted(tmp_path: Path) -> None:
     with EntryStore(tmp_path / "e.sqlite3", ttl_s=10) as store:
         store.put(fresh(), 1.0)
         store.put(fresh(), 2.0)
-        assert store.rounds("c1:1") == 0
+        assert store.rounds("c1:1", 3.0) == 0
         assert store.forget("c1:1")
         assert not store.forget("c1:1")
         store.put(fresh(), 3.0)
         store.drop_expired(13.0)
-        assert store.rounds("c1:1") == 2
+        assert store.rounds("c1:1", 13.0) == 2
+        store.put(fresh(), 14.0)
+        assert store.rounds("c1:1", 23.9) == 2
+        assert store.rounds("c1:1", 24.0) == 3
+        assert store.count() == 0
 
 
 def test_entry_is_found_in_its_scope_only(tmp_path: Path) -> None:

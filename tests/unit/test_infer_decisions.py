@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from potstill.config import CacheConfig
 from potstill.infer.decide import (
     AskTeacher,
     TakeStudent,
@@ -20,7 +21,7 @@ from potstill.infer.decide import (
 )
 from potstill.infer.gate import cacheability
 from potstill.infer.guard import veto
-from potstill.infer.key import Scope, exact_key, normalise
+from potstill.infer.key import Scope, exact_key, first_sample, normalise
 from potstill.records import RouterRule
 from potstill.student.answers import StudentAnswer
 
@@ -89,6 +90,15 @@ def test_two_scopes_never_share_a_key(changed: set[str], question: str) -> None:
     one, other = Scope(**BASE), Scope(**{**BASE, **{name: OTHER[name] for name in changed}})
     assert one.id != other.id
     assert exact_key(one.id, question) != exact_key(other.id, question)
+
+
+@given(st.text(), st.text())
+def test_tenants_never_share_an_answer_of_the_ledger(one: str, other: str) -> None:
+    """Their samples are far apart, so that no count of dropped answers leads from one to the other; all fit into 63 bits."""
+    first = first_sample(one)
+    assert 0 <= first < 2**62
+    assert one == other or abs(first - first_sample(other)) >= 2**16
+    assert first_sample(CacheConfig().namespace) == 0
 
 
 @given(st.text())

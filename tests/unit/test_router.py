@@ -315,6 +315,27 @@ async def test_forgotten_answer_is_paid_for_anew(tmp_path: Path) -> None:
     assert (second.trace.route, second.trace.cost_usd) == ("teacher", Decimal("0.01"))
 
 
+async def test_answer_that_is_asked_anew_is_new(tmp_path: Path) -> None:
+    """With `read_cache=False` Gemini answers once more, not the ledger for it; what it says takes the old answer's place."""
+    said = iter(["old", "new"])
+    async with routing(tmp_path, PricedTeacher(lambda _: next(said))) as router:
+        await router.answer(QUESTION)
+        anew = await router.answer(QUESTION, read_cache=False)
+        hit = await router.answer(QUESTION)
+    assert (anew.text, anew.trace.cost_usd) == ("new", Decimal("0.01"))
+    assert (hit.text, hit.trace.route) == ("new", "exact")
+
+
+async def test_answer_that_grew_old_in_a_running_server_is_asked_anew(tmp_path: Path) -> None:
+    """Past `cache.ttl_s` the ledger does not give the old answer back for nothing, as if it were young again."""
+    chosen = with_values(config(), cache={"ttl_s": 1})
+    async with routing(tmp_path, PricedTeacher(lambda _: "yes"), chosen=chosen) as router:
+        await router.answer(QUESTION)
+        await asyncio.sleep(1.05)
+        later = await router.answer(QUESTION)
+    assert (later.trace.route, later.trace.cost_usd) == ("teacher", Decimal("0.01"))
+
+
 async def test_answer_from_the_ledger_costs_nothing(tmp_path: Path) -> None:
     """An answer that was paid for before a crash, and is not in the cache, is free."""
     teacher = PricedTeacher(lambda _: "yes")
@@ -373,6 +394,7 @@ async def test_namespace_of_a_call_is_a_tenant(tmp_path: Path) -> None:
         other = await router.answer(QUESTION, namespace="b")
         same = await router.answer(QUESTION, namespace="a")
     assert (other.trace.route, same.trace.route) == ("teacher", "exact")
+    assert other.trace.cost_usd == Decimal("0.01"), "what the ledger gave for nothing would tell b what a has asked"
     assert (other.trace.namespace, same.trace.namespace) == ("b", "a")
 
 

@@ -5,6 +5,7 @@ Two questions share an entry only where everything that changes an answer is equ
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 
@@ -12,6 +13,7 @@ from potstill.records import Record, content_id
 
 WIDTH_FORMS = ("<wide>", "<narrow>", "<noBreak>")
 """Compatibility forms that are only another width. Full NFKC would make "2²" into "22" and "1½" into "11/2"."""
+DEFAULT_NAMESPACE = "default"
 TRAILING = re.compile(r"[\s?.。…]+$")
 """Closing punctuation. Not "!": "5!" is another question than "5"."""
 
@@ -57,6 +59,17 @@ def normalise(question: str) -> str:
 def exact_key(scope_id: str, question: str) -> str:
     """The key of the exact layer, and the id of the entry that it finds."""
     return content_id({"scope": scope_id, "question": normalise(question)})
+
+
+def first_sample(namespace: str) -> int:
+    """The sample number of a tenant's first answer in the ledger, which gives an equal request its old answer for nothing.
+
+    By what it costs and how soon it comes, that would tell one tenant what another has asked. The default namespace
+    begins at 0, and shares answers with `generate`.
+    """
+    if namespace == DEFAULT_NAMESPACE:
+        return 0
+    return int.from_bytes(hashlib.sha256(namespace.encode("utf-8", "surrogatepass")).digest()[:5], "big") << 16
 
 
 def _one_width(character: str) -> str:

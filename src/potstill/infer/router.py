@@ -19,7 +19,7 @@ from potstill.infer.asking import Asking
 from potstill.infer.cache import AnswerCache, open_cache
 from potstill.infer.decide import Nearness, Policy
 from potstill.infer.gate import cacheability
-from potstill.infer.key import exact_key
+from potstill.infer.key import exact_key, first_sample
 from potstill.infer.labelling import Labelled, label
 from potstill.infer.nearness import Taught
 from potstill.infer.panel import Panel
@@ -90,8 +90,7 @@ class Router:
         if problem is not None:
             work.notes.append(problem)
         if not work.cacheable:
-            # an answer that may never be reused, not by the ledger either
-            work.sample = int(work.at.timestamp() * 1_000_000)
+            work.sample = _never_reused(work)
             outcome = await self._asking.ask(work)
         else:
             turn = self._turns.setdefault(work.key, asyncio.Lock())
@@ -159,6 +158,7 @@ class Router:
             scope=scope.id,
             key=exact_key(scope.id, question),
             cacheable=gate.cacheable,
+            sample=first_sample(namespace),
         )
         if not gate.cacheable:
             work.notes.append(f"not cacheable ({gate.reason})")
@@ -171,13 +171,13 @@ class Router:
         hit = (self._layers.exact(work) or await self._layers.near(work)) if read else None
         if hit is not None:
             return hit
+        work.sample = work.sample + self._layers.rounds(work) if read else _never_reused(work)
         if not (read and store):  # its answer is for itself alone
             return await self._asked(work, store=store)
         async with self._layers.alone(work) as found:
             return found or await self._asked(work, store=store)
 
     async def _asked(self, work: Work, *, store: bool) -> Outcome:
-        work.sample = self._layers.rounds(work.key)
         outcome = await self._asking.ask(work)
         if store:
             scope = self._settings.scope.model_copy(update={"namespace": work.namespace})
@@ -255,6 +255,11 @@ async def open_router(
                 return opened[0]
 
         yield Router(settings, cache, panel, teacher, workspace.traces, watch)
+
+
+def _never_reused(work: Work) -> int:
+    """The sample number of an answer that must be new: the ledger would give an equal request its old one."""
+    return int(work.at.timestamp() * 1_000_000)
 
 
 def _append(path: Path, line: str) -> None:

@@ -142,10 +142,10 @@ class CacheLayers:
             fits = await self._fits(work, work.near.entry.answer)
             self._note(work, work.near, fits, "shadow")
 
-    def rounds(self, key: str) -> int:
+    def rounds(self, work: Work) -> int:
         """How often an answer to this question was dropped; 0 where the store cannot say."""
         try:
-            return self._cache.store.rounds(key)
+            return self._cache.store.rounds(work.key, work.at.timestamp())
         except (PotstillError, sqlite3.Error):
             return 0
 

@@ -161,8 +161,13 @@ class EntryStore:
         with Transaction(self._connection) as connection:
             connection.execute("UPDATE entries SET hits = hits + 1, last_hit = ? WHERE number = ?", (now, entry.number))
 
-    def rounds(self, identity: str) -> int:
-        """How often an answer to this question was dropped: the next one must be asked for anew."""
+    def rounds(self, identity: str, now: float) -> int:
+        """How often an answer to this question was dropped: the next one must be asked for anew.
+
+        One that stands there and is too old is dropped here, for a server lives longer than an answer.
+        """
+        if self._ttl_s is not None:
+            self._drop("id = ? AND created <= ?", identity, now - self._ttl_s)
         row = self._connection.execute("SELECT dropped FROM rounds WHERE id = ?", (identity,)).fetchone()
         return int(row[0]) if row else 0
 
@@ -299,10 +304,10 @@ class EntryStore:
         )
         return (Entry(**dict(zip(NAMES, row, strict=True))) for row in rows.fetchall())
 
-    def _drop(self, condition: str, value: Any) -> int:
+    def _drop(self, condition: str, *values: Any) -> int:
         with Transaction(self._connection) as connection:
-            connection.execute(DROPPED.format(condition=condition), (value,))
-            return connection.execute(f"DELETE FROM entries WHERE {condition}", (value,)).rowcount  # noqa: S608  (constants)
+            connection.execute(DROPPED.format(condition=condition), values)
+            return connection.execute(f"DELETE FROM entries WHERE {condition}", values).rowcount  # noqa: S608  (constants)
 
 
 def packed(vector: Vector) -> bytes:
