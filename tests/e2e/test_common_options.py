@@ -64,6 +64,14 @@ def test_a_reader_that_goes_away_is_no_error(arguments: str, tmp_path: Path) -> 
     assert (result.returncode, result.stderr) == (0, "")
 
 
+def test_a_flag_that_cannot_be_read_is_named(potstill: Run) -> None:
+    """A number that is no YAML either: exit code 2 and the flag's name, no traceback."""
+    result = potstill("generate", "--max-cost", "[1", "--dry-run")
+    assert result.returncode == 2
+    assert "--max-cost" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_output_has_no_colour_codes_in_a_pipe(potstill: Run) -> None:
     """What goes into a file or a pipe is plain text."""
     result = potstill("doctor")

@@ -137,6 +137,16 @@ def test_wrong_answer_is_dropped(potstill: Run, emulator: dict[str, str]) -> Non
     assert done(potstill, QUESTION, *FAST, env=emulator)["trace"]["route"] == "teacher"
 
 
+def test_a_torn_trace_is_passed_over(potstill: Run, tmp_path: Path) -> None:
+    """Half a line, as a full disk leaves it, is no trace, though the id stands in it."""
+    folder = tmp_path / "workspace" / "traces"
+    folder.mkdir(parents=True)
+    (folder / "2026-11-29.jsonl").write_text('{"schema_version":1,"id":"abcd","at":"2026-')
+    result = potstill("infer", "--wrong", "abcd", *FAST)
+    assert result.returncode == 2
+    assert "no trace has the id 'abcd'" in result.stderr
+
+
 def test_invalidate_export_and_import(potstill: Run, emulator: dict[str, str]) -> None:
     """The cache goes to a file, is emptied by role, and comes back: the question is an exact hit without any key."""
     done(potstill, QUESTION, *FAST, env=emulator)

@@ -23,7 +23,7 @@ from potstill.config import (
     resolve,
     with_values,
 )
-from potstill.errors import ConfigError
+from potstill.errors import ConfigError, InputError
 
 KEYS = sorted(flatten(Config()))
 
@@ -153,6 +153,19 @@ def test_a_value_out_of_range_names_its_key(setting: str, needle: str) -> None:
     with pytest.raises(ConfigError) as caught:
         resolve(settings=[setting], environ={})
     assert needle in caught.value.message
+
+
+def test_a_wrong_value_is_blamed_on_its_own_source() -> None:
+    """Not on that of a key with the same beginning."""
+    flags = {"generate.temperature": ("--temperature", 1.0), "generate.temperatures": ("--temperatures", "hot")}
+    with pytest.raises(ConfigError, match=r"generate\.temperatures.*\(--temperatures\)"):
+        resolve(flags=flags, environ={})
+
+
+def test_half_a_character_is_refused() -> None:
+    """A value that YAML can escape and no file can hold is an input error that names its source."""
+    with pytest.raises(InputError, match=r"--set cache\.namespace"):
+        resolve(settings=['cache.namespace="\\ud83d"'], environ={})
 
 
 @pytest.mark.parametrize("text", ["teacher: [1, 2]\nbudget: 3\n", "- a\n- b\n", "just text\n", "teacher:\n\trpm: 1\n"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from decimal import Decimal
 from pathlib import Path
@@ -71,3 +73,18 @@ def test_no_file_is_empty_and_another_file_is_refused(tmp_path: Path) -> None:
     path.write_text("no ledger")
     with pytest.raises(InputError, match=r"ledger\.sqlite3"):
         read_sums(path)
+
+
+def test_a_ledger_that_cannot_be_opened_is_the_machines_fault(tmp_path: Path) -> None:
+    """Where the system gives no file, every reader says so as an expected failure."""
+    path = tmp_path / "ledger.sqlite3"
+    Ledger.open(path).close()
+    code = (
+        "import resource, sys\nfrom pathlib import Path\n"
+        "from potstill.errors import MachineError\nfrom potstill.ledger import LedgerView, read_attempts, read_sums\n"
+        "path = Path(sys.argv[1])\nresource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
+        "for read in (read_attempts, read_sums, lambda path: LedgerView(path).__enter__()):\n"
+        "    try:\n        read(path)\n    except MachineError as error:\n        print(error)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert result.stdout.count("cannot be opened") == 3

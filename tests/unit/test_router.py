@@ -418,11 +418,12 @@ async def test_two_routers_on_one_workspace(tmp_path: Path) -> None:
         assert (await one.answer("What does four-bit quantization do?")).trace.route == "semantic"
 
 
-async def test_empty_question_is_refused(tmp_path: Path) -> None:
-    """Nothing to ask is a usage error."""
+@pytest.mark.parametrize("question", [" \n", "what is a\udcff?"])
+async def test_what_is_no_question_is_refused(tmp_path: Path, question: str) -> None:
+    """Nothing to ask is a usage error, and so is what no file could hold: a terminal's bytes that are not UTF-8."""
     with pytest.raises(UsageError):
         async with routing(tmp_path, PricedTeacher(lambda _: "x")) as router:
-            await router.answer(" \n")
+            await router.answer(question)
 
 
 async def test_unknown_role_is_refused(tmp_path: Path) -> None:

@@ -124,12 +124,13 @@ def _report(error: PotstillError, form: Form, *, verbose: bool) -> int:
     secrets = read_secrets()
     message = secrets.redact(error.message)
     sys.stderr.write(f"potstill: {message}\n")
-    if error.hint:
-        sys.stderr.write(f"  hint: {secrets.redact(error.hint)}\n")
+    hint = None if error.hint is None else secrets.redact(error.hint)
+    if hint:
+        sys.stderr.write(f"  hint: {hint}\n")
     if verbose and error.__cause__ is not None:
         cause = f"{type(error.__cause__).__name__}: {error.__cause__}"
         sys.stderr.write(f"  cause: {secrets.redact(cause)}\n")
-    document = {"schema_version": 1, "error": message, "hint": error.hint, "exit_code": error.exit_code}
+    document = {"schema_version": 1, "error": message, "hint": hint, "exit_code": error.exit_code}
     if form == "events":
         event = {"event": "error", "at": datetime.now(UTC).isoformat(), **document}
         sys.stdout.write(json.dumps(event, ensure_ascii=False) + "\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING
 from potstill.cli.infer_calibrate import in_short
 from potstill.cli.session import Session, quiet_libraries
 from potstill.errors import InputError, UsageError
-from potstill.records import Trace
+from potstill.files import read_lines
+from potstill.records import Trace, from_lines
 from potstill.wording import counted
 from potstill.workspace import StudentFiles
 
@@ -214,10 +214,9 @@ def _trace(session: Session, identity: str) -> Trace | None:
         return None
     folder = session.workspace.traces
     for file in sorted(folder.glob("*.jsonl"), reverse=True) if folder.is_dir() else []:
-        with file.open(encoding="utf-8") as lines:
-            for line in lines:
-                if identity in line and json.loads(line)["id"] == identity:
-                    return Trace.model_validate_json(line)
+        for trace in from_lines(Trace, (line for line in read_lines(file, "traces") if identity in line), file):
+            if trace.id == identity:
+                return trace
     message = f"no trace has the id {identity!r}"
     raise InputError(message, hint="the id stands at the end of the line after an answer")
 

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Annotated, Any, TextIO, get_args, get_type_hints
 
 import typer
-import yaml
 
-from potstill.config import Config, Resolved, Secrets, field_of, flatten, resolve
+from potstill.config import Config, Resolved, Secrets, field_of, flatten, parse_yaml, resolve
 from potstill.errors import PotstillError, UsageError
 from potstill.teacher.presets import with_preset
 from potstill.workspace import Workspace
@@ -175,7 +174,7 @@ def _session(command: str, given: Mapping[str, Any], keys: Mapping[str, str]) ->
         message = "--quiet and --verbose contradict each other"
         raise UsageError(message)
     flags = {
-        key: ("--" + name.replace("_", "-"), _plain_value(key, given[name]))
+        key: (flag := "--" + name.replace("_", "-"), _plain_value(key, given[name], flag))
         for name, key in keys.items()
         if given[name] is not None and given[name] is not False
     }
@@ -203,12 +202,12 @@ def _flag_hint(key: str) -> Any:
     return Annotated[list[str] | None, option] if isinstance(field.default, tuple) else Annotated[str | None, option]
 
 
-def _plain_value(key: str, value: Any) -> Any:
+def _plain_value(key: str, value: Any, flag: str) -> Any:
     """What a flag gives the config: a list's parts, a number or null as YAML reads it, any other text as it is."""
     if isinstance(value, list):
         return tuple(part.strip() for item in value for part in item.split(",") if part.strip())
     if isinstance(value, str) and field_of(key).annotation is not str:
-        return yaml.safe_load(value)
+        return parse_yaml(value, flag)
     return value
 
 

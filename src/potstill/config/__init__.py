@@ -4,7 +4,7 @@ This room is the only reader of the environment. `sections` and `student_section
 `resolving` reads the four sources, `secrets` keeps the keys apart.
 """
 
-from potstill.config.resolving import Resolved, resolve
+from potstill.config.resolving import Resolved, parse_yaml, resolve
 from potstill.config.secrets import KEY_VARIABLES, Secrets, read_secrets
 from potstill.config.sections import (
     BudgetConfig,
@@ -61,6 +61,7 @@ __all__ = [
     "field_of",
     "flatten",
     "json_schema",
+    "parse_yaml",
     "read_secrets",
     "resolve",
     "with_values",

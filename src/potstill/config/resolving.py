@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from potstill.config.secrets import Secrets, read_secrets
 from potstill.config.whole import Config, field_of, flatten
 from potstill.errors import ConfigError
-from potstill.files import read_text
+from potstill.files import check_text, read_text
 
 ENV_PREFIX = "POTSTILL__"
 DEFAULT_FILE = Path("potstill.yaml")
@@ -67,7 +67,7 @@ def _sources(
         if not equals or not key.strip():
             message = f"--set {text!r} is not of the form section.key=value"
             raise ConfigError(message)
-        found.append((key.strip(), _yaml(value, f"--set {key}"), "--set"))
+        found.append((key.strip(), parse_yaml(value, f"--set {key}"), "--set"))
     found += [(key, value, flag) for key, (flag, value) in flags.items()]
     return found
 
@@ -76,7 +76,7 @@ def _from_file(file: Path | None) -> list[tuple[str, Any, str]]:
     if file is None and not DEFAULT_FILE.is_file():
         return []
     path = file or DEFAULT_FILE
-    data = _yaml(read_text(path, "config file"), str(path))
+    data = parse_yaml(read_text(path, "config file"), str(path))
     if data is None:
         return []
     if not isinstance(data, dict):
@@ -90,7 +90,7 @@ def _from_environment(environ: Mapping[str, str]) -> list[tuple[str, Any, str]]:
     for name in sorted(environ):
         if name.startswith(ENV_PREFIX):
             key = name.removeprefix(ENV_PREFIX).lower().replace("__", ".")
-            found.append((key, _yaml(environ[name], name), f"environment {name}"))
+            found.append((key, parse_yaml(environ[name], name), f"environment {name}"))
     return found
 
 
@@ -146,7 +146,7 @@ def _validated(values: Mapping[str, Any], origins: Mapping[str, str]) -> Config:
         problems, hints = [], []
         for item in error.errors(include_url=False):
             key = ".".join(str(part) for part in item["loc"])
-            given = next((known for known in origins if key.startswith(known)), key)
+            given = next((known for known in origins if f"{key}.".startswith(f"{known}.")), key)
             said = item["msg"]
             if item["type"] == "string_pattern_mismatch":  # a regular expression tells a user little
                 said = "not of the form that is wanted"
@@ -159,12 +159,15 @@ def _leaf_origins(config: Config, origins: Mapping[str, str]) -> dict[str, str]:
     return {key: origins.get(key, "default") for key in flatten(config)}
 
 
-def _yaml(text: str, origin: str) -> Any:
+def parse_yaml(text: str, origin: str) -> Any:
+    """What a file, a variable or an option says; raises ConfigError naming it."""
     try:
-        return yaml.safe_load(text)
+        data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "not valid YAML"
         message = f"{origin}{where}: {problem}"
         raise ConfigError(message) from error
+    check_text(data, origin)
+    return data

@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 
 from potstill.config import Config, Secrets
 from potstill.errors import PotstillError, UsageError
+from potstill.files import check_text
 from potstill.infer.asking import Asking
 from potstill.infer.cache import AnswerCache, open_cache
 from potstill.infer.decide import Nearness, Policy
@@ -78,12 +79,13 @@ class Router:
         `read_cache` False asks anew, `store` False keeps nothing. Equal questions that are asked at the same time, also
         by other processes, wait for one another, so that one of them pays. `tell` takes the text of an answer that
         Gemini is writing while it arrives; what comes from cache or student is known as a whole only. A cancelled
-        question sends nothing more. Raises UsageError for an empty question, TeacherError when Gemini failed for it and
+        question sends nothing more. Raises UsageError for an empty question and for one that is no text, TeacherError when Gemini failed for it and
         no student had an answer; BudgetError, QuotaError or KeyRefusedError when no further question can go to Gemini.
         """
         if not question.strip():
             message = "the question is empty"
             raise UsageError(message)
+        check_text(question, "the question")
         problem = self._follow()
         work = self._begin(question, namespace or self._settings.config.cache.namespace, tuple(history))
         work.tell = tell

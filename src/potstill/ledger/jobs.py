@@ -5,10 +5,12 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from potstill.errors import BudgetError
 from potstill.ledger.entries import Intent, Job, JobStatus
+from potstill.ledger.money import from_pico
 from potstill.ledger.writer import Writer
 
 Reserve = Callable[[sqlite3.Connection, Intent, int], int]
@@ -51,6 +53,11 @@ class Jobs:
         """A job's attempts that have no answer yet: key -> attempt."""
         rows = self._reader.execute("SELECT key, id FROM attempts WHERE job = ? AND status = 'open'", (job,))
         return dict(rows.fetchall())
+
+    def reserved(self, attempt: int) -> Decimal:
+        """Dollars that are held for one attempt."""
+        row = self._reader.execute("SELECT reserved FROM attempts WHERE id = ?", (attempt,)).fetchone()
+        return from_pico(row[0])
 
     def requests(self, job: int) -> Iterator[tuple[str, str]]:
         """A job's requests in order: key and the request as JSON."""

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from potstill.ledger.entries import StoredReply
 from potstill.ledger.money import from_pico
-from potstill.ledger.schema import BUSY_S, unreadable
+from potstill.ledger.schema import connect_to_read, unreadable
 from potstill.records import Attempt, Usage
 
 COLUMNS = (
@@ -29,7 +29,7 @@ def read_attempts(path: Path) -> list[Attempt]:
     if not path.is_file():
         return []
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S)) as connection:
+        with closing(connect_to_read(path)) as connection:
             return list(select_attempts(connection))
     except sqlite3.DatabaseError as error:
         raise unreadable(path, error) from error
@@ -96,8 +96,7 @@ class LedgerView:
 
     def __enter__(self) -> Self:
         if self._path.is_file():
-            uri = f"{self._path.absolute().as_uri()}?mode=ro"
-            self._connection = sqlite3.connect(uri, uri=True, timeout=BUSY_S)
+            self._connection = connect_to_read(self._path)
         return self
 
     def __exit__(

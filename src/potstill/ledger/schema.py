@@ -88,6 +88,14 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """A connection that writes nothing; raises InputError or MachineError for a file that cannot be opened."""
+    try:
+        return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S)
+    except sqlite3.OperationalError as error:
+        raise unreadable(path, error) from error
+
+
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Make the tables, or bring those of an older version up to date; raises InputError for a foreign file."""
     _use_wal(connection)

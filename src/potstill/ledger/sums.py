@@ -13,7 +13,7 @@ from pathlib import Path
 
 from potstill.ledger.money import from_pico
 from potstill.ledger.owners import Owners
-from potstill.ledger.schema import BUSY_S, names_owners, unreadable
+from potstill.ledger.schema import connect_to_read, names_owners, unreadable
 from potstill.records import Usage
 
 SUMS = """
@@ -108,7 +108,7 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection | None]:
     if not path.is_file():
         yield None
         return
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S)
+    connection = connect_to_read(path)
     try:
         yield connection
     except sqlite3.DatabaseError as error:

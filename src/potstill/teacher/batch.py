@@ -22,10 +22,11 @@ from typing import Any, TypeVar
 from potstill.config import TeacherConfig
 from potstill.errors import QuotaError, TeacherError
 from potstill.ledger import Job, Ledger, Settlement
+from potstill.records import Usage
 from potstill.teacher.batch_service import BatchService, CallFailedError, JobView
 from potstill.teacher.calls import TeacherRequest
 from potstill.teacher.line import StoppedError
-from potstill.teacher.paid import Accounts, intent_of, priced_reply
+from potstill.teacher.paid import Accounts, intent_of, priced_reply, uncounted
 from potstill.teacher.retrying import Failure, GiveUp, Keep, Retry, Stop, after_failure, after_reply
 from potstill.teacher.transport import Received
 from potstill.teacher.wire import parse_reply, raw_json
@@ -215,6 +216,8 @@ class Batcher:
             await self.ledger.lose(attempt, "unreadable reply")
             return
         priced = priced_reply(self._accounts.book, reply, self._teacher.model, "batch")
+        if reply.usage == Usage():
+            priced = uncounted(self.ledger.jobs.reserved(attempt))
         settlement = Settlement(raw, reply.usage, priced.usd, priced.price_id, 0.0)
         result.usd += priced.usd
         if isinstance(after_reply(reply, 0, 0.0), Keep):

@@ -208,8 +208,8 @@ class PaidTeacher:
             await self.ledger.lose(entry.ticket.attempt, "unreadable reply")
             return decision, None
         priced = priced_reply(self._accounts.book, reply, request.model, request.service or self._teacher.service)
-        if reply.usage == Usage():  # a reply that counts nothing was not free: what was reserved is taken as spent
-            priced = Priced(usd=from_pico(entry.need.worst_pico), price_id="worst case: no usage in the reply")
+        if reply.usage == Usage():
+            priced = uncounted(from_pico(entry.need.worst_pico))
         settlement = Settlement(body, reply.usage, priced.usd, priced.price_id, latency_s)
         change = self._line.settlement(entry, reply.usage.input_tokens, to_pico(priced.usd))
         self._line.throttle.succeeded()
@@ -283,6 +283,11 @@ def priced_reply(book: PriceBook, reply: Reply, model: str, service: str) -> Pri
         return book.cost(reply.usage, reply.model or model, service, today)
     except UnknownModelError:
         return book.cost(reply.usage, model, service, today)
+
+
+def uncounted(reserved_usd: Decimal) -> Priced:
+    """The price of a reply that counts nothing: it was not free, so that what was reserved for it is taken as spent."""
+    return Priced(usd=reserved_usd, price_id="worst case: no usage in the reply")
 
 
 def stored_answer(ledger: Ledger | LedgerView, request: TeacherRequest) -> Answer | None:
