@@ -107,11 +107,14 @@ def test_key_and_host(server: Running) -> None:
         {"stream": "yes"},
         {"tools": []},
         {"logprobs": 1},
+        {"top_logprobs": 1},
+        {"stream_options": {"include_usage": True}},
+        {"store": 0},
     ],
     ids=json.dumps,
 )
 def test_bad_parameter(server: Running, extra: dict[str, object]) -> None:
-    """What passes this server's own limits is 400 in OpenAI's shape; test_conformance.py has what any server refuses."""
+    """A refusal names the parameter; test_conformance.py has what any server refuses."""
     body = {"model": "cost-analyst", "messages": QUESTION, **extra}
     with server.client() as client:
         reply = client._client.post(
@@ -119,7 +122,16 @@ def test_bad_parameter(server: Running, extra: dict[str, object]) -> None:
         )
     assert reply.status_code == 400
     assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
+    assert reply.json()["error"]["param"] == list(extra)[-1]
     assert reply.headers["x-request-id"]
+
+
+def test_unknown_method_is_told_the_known_ones(server: Running) -> None:
+    """405 lists every method of the path."""
+    with server.client() as client:
+        reply = client._client.put(f"{server.url}/v1/roles", headers={"Authorization": f"Bearer {KEY}"})
+    assert reply.status_code == 405
+    assert set(reply.headers["allow"].split(", ")) == {"GET", "HEAD", "POST"}
 
 
 def test_client_that_leaves_frees_the_student(server: Running) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,7 @@ from potstill.serve.wire import ALL, HYBRID, ChatRequest, CompletionRequest, Emb
 from potstill.serve.worker import QueueFullError, SharedStudent, Worker
 from potstill.student.answers import Continuous
 
+Endpoint = Callable[[Request], Awaitable[Response]]
 Encode = Callable[[list[str]], list[tuple[float, ...]]]
 """Texts to vectors. Blocking; raises InputError for a text that it cannot read."""
 ReadStudent = Callable[[str], Callable[[Any], None]]
@@ -54,23 +55,22 @@ def create_app(student: Continuous, serve: ServeConfig, *, log_file: Path, parts
     parts = parts or Parts()
     api = _Api(student, serve, parts)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=api.lifespan)
-    routes: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
-        ("GET", "/", api.page),
-        ("GET", "/health", api.health),
-        ("GET", "/ready", api.ready),
-        ("GET", "/metrics", api.metrics_text),
-        ("GET", "/openapi.json", api.openapi),
-        ("GET", "/v1/models", api.models),
-        ("GET", "/v1/models/{model:path}", api.model),
-        ("POST", "/v1/chat/completions", api.chat),
-        ("POST", "/v1/completions", api.complete),
-        ("POST", "/v1/embeddings", api.embed),
-        ("GET", "/v1/roles", api.roles),
-        ("POST", "/v1/roles", api.load_roles),
-        ("DELETE", "/v1/roles/{role}", api.drop_role),
-    ]
-    for method, path, endpoint in routes:
-        app.router.add_route(path, _named(path, endpoint), methods=[method])
+    endpoints: dict[str, dict[str, Endpoint]] = {
+        "/": {"GET": api.page},
+        "/health": {"GET": api.health},
+        "/ready": {"GET": api.ready},
+        "/metrics": {"GET": api.metrics_text},
+        "/openapi.json": {"GET": api.openapi},
+        "/v1/models": {"GET": api.models},
+        "/v1/models/{model:path}": {"GET": api.model},
+        "/v1/chat/completions": {"POST": api.chat},
+        "/v1/completions": {"POST": api.complete},
+        "/v1/embeddings": {"POST": api.embed},
+        "/v1/roles": {"GET": api.roles, "POST": api.load_roles},
+        "/v1/roles/{role}": {"DELETE": api.drop_role},
+    }
+    for path, methods in endpoints.items():
+        app.router.add_route(path, _named(path, methods), methods=list(methods))
     app.add_exception_handler(HTTPException, _unknown_route)
     app.add_exception_handler(ApiError, _refused)
     app.add_exception_handler(Exception, _bug)
@@ -260,12 +260,12 @@ def _noted(request: Request) -> Notes:
     return notes
 
 
-def _named(path: str, endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-    """The endpoint, its route written down for the metrics, so that no client can make up names there."""
+def _named(path: str, methods: Mapping[str, Endpoint]) -> Endpoint:
+    """A path's endpoint, its route written down for the metrics, so that no client can make up names there."""
 
     async def named(request: Request) -> Response:
         _noted(request).path = path
-        return await endpoint(request)
+        return await methods["GET" if request.method == "HEAD" else request.method](request)
 
     return named
 

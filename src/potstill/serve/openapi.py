@@ -50,13 +50,19 @@ _ERROR = {
 def describe(answering: Sequence[str], embedding: Sequence[str]) -> dict[str, Any]:
     """The OpenAPI document; it names the models that answer, and those that embed."""
     stream = {**_JSON, "text/event-stream": {}}
+    models = _operation("The models")
+    models["responses"]["200"]["links"] = {
+        "first": {"operationId": "retrieve_model", "parameters": {"model": "$response.body#/data/0/id"}}
+    }
     paths = {
         "/health": {"get": _operation("Liveness", open_to_all=True)},
         "/ready": {"get": _operation("Readiness", open_to_all=True)},
         "/metrics": {"get": _operation("Prometheus metrics", {"text/plain": {"schema": {"type": "string"}}})},
         "/openapi.json": {"get": _operation("This document")},
-        "/v1/models": {"get": _operation("The models")},
-        "/v1/models/{model}": {"get": {**_operation("One model"), "parameters": [_in_path("model")]}},
+        "/v1/models": {"get": models},
+        "/v1/models/{model}": {
+            "get": {**_operation("One model"), "operationId": "retrieve_model", "parameters": [_in_path("model")]}
+        },
         "/v1/chat/completions": {"post": _operation("A chat completion", stream, ChatRequest)},
         "/v1/completions": {"post": _operation("A completion of a bare text", stream, CompletionRequest)},
         "/v1/embeddings": {"post": _operation("Vectors of texts", _JSON, EmbeddingRequest)},

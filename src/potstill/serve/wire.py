@@ -6,10 +6,10 @@ A parameter that is wrong, or that this server does not support, is refused with
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from potstill.config import ServeLimits
 from potstill.records import Message
@@ -24,6 +24,17 @@ ALL = "all"
 Stop = Annotated[str, Field(min_length=1, max_length=200)]
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
+
+
+def _a_bool(value: object) -> object:
+    """0 is equal to False, and so would pass for it."""
+    if not isinstance(value, bool):
+        message = "it must be false"
+        raise ValueError(message)  # noqa: TRY004  (pydantic lets a TypeError through)
+    return value
+
+
+Off = Annotated[Literal[False], BeforeValidator(_a_bool)]
 
 
 class Strict(BaseModel):
@@ -109,12 +120,13 @@ class Sampled(Strict):
     logit_bias: Annotated[dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Bias], Field(max_length=300)] | None = None
     user: str | None = Field(None, max_length=512)
 
-    @model_validator(mode="after")
-    def _stream_options_need_stream(self) -> Sampled:
-        if self.stream_options is not None and not self.stream:
-            message = "stream_options needs stream"
+    @field_validator("stream_options")
+    @classmethod
+    def _need_stream(cls, value: StreamOptions | None, others: ValidationInfo) -> StreamOptions | None:
+        if value is not None and not others.data.get("stream"):
+            message = "it needs stream"
             raise ValueError(message)
-        return self
+        return value
 
     @property
     def wants_usage(self) -> bool:
@@ -155,17 +167,23 @@ class ChatRequest(Sampled):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: Format | None = None
     metadata: dict[str, str] | None = None
-    store: Literal[False] | None = None
+    store: Off | None = None
 
-    @model_validator(mode="after")
-    def _hangs_together(self) -> ChatRequest:
-        if self.max_tokens is not None and self.max_completion_tokens is not None:
-            message = "give max_tokens or max_completion_tokens, not both"
+    @field_validator("max_completion_tokens")
+    @classmethod
+    def _one_length(cls, value: int | None, others: ValidationInfo) -> int | None:
+        if value is not None and others.data.get("max_tokens") is not None:
+            message = "give this or max_tokens, not both"
             raise ValueError(message)
-        if self.top_logprobs is not None and not self.logprobs:
-            message = "top_logprobs needs logprobs"
+        return value
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _need_logprobs(cls, value: int | None, others: ValidationInfo) -> int | None:
+        if value is not None and not others.data.get("logprobs"):
+            message = "it needs logprobs"
             raise ValueError(message)
-        return self
+        return value
 
     @property
     def answer_tokens(self) -> int | None:
@@ -207,8 +225,8 @@ class CompletionRequest(Sampled):
 
     prompt: str | Annotated[list[str], Field(min_length=1)]
     logprobs: int | None = Field(None, ge=0, le=5)
-    best_of: Literal[1] | None = None
-    echo: Literal[False] | None = None
+    best_of: int | None = Field(None, ge=1, le=1)
+    echo: Off | None = None
 
     @property
     def answer_tokens(self) -> int | None:
@@ -256,47 +274,6 @@ class RolesRequest(Strict):
     """A student whose roles are to be served: a name, never a path."""
 
     student: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-
-
-Asked = TypeVar("Asked", bound=Strict)
-
-
-def read_request(kind: type[Asked], body: bytes) -> Asked:
-    """Read a request body; raises ApiError (400) naming the parameter. A null is as good as nothing."""
-    try:
-        data = json.loads(body)
-        json.dumps(data, ensure_ascii=False).encode()  # half a surrogate pair is JSON, but no text
-    except (ValueError, RecursionError) as error:
-        message = "the body is not valid JSON"
-        raise ApiError(400, message, code="invalid_json") from error
-    if isinstance(data, Mapping):
-        data = {name: value for name, value in data.items() if value is not None}
-    try:
-        return kind.model_validate(data)
-    except ValidationError as error:
-        raise _refusal(kind, error) from error
-    except RecursionError as error:
-        raise ApiError(400, "the body is nested too deeply", code="invalid_json") from error
-
-
-def _refusal(kind: type[Strict], error: ValidationError) -> ApiError:
-    first = error.errors(include_url=False, include_input=False)[0]
-    param = _param(kind, first["loc"])
-    if first["type"] == "extra_forbidden":
-        message = f"{param}: this server does not support it"
-        return ApiError(400, message, code="unsupported_parameter", param=param)
-    return ApiError(400, f"{param or 'request'}: {first['msg']}", code="invalid_value", param=param)
-
-
-def _param(kind: type[Strict], place: Sequence[str | int]) -> str | None:
-    """The parameter's name without pydantic's own names for the members of a union."""
-    if not place:
-        return None
-    names = [str(place[0])]
-    nested = {field.alias or name for model in (Turn, TextPart, NamedSchema, StreamOptions, SchemaFormat)
-              for name, field in model.model_fields.items()}  # fmt: skip
-    names += [str(part) for part in place[1:] if isinstance(part, int) or part in nested]
-    return ".".join(names) if place[0] in kind.model_fields else str(place[0])[:64]
 
 
 def check_limits(request: Sampled, count: int, limits: ServeLimits) -> None:
