@@ -126,7 +126,12 @@ def test_events_are_json_lines(potstill: Run) -> None:
     assert names[-1] == "result"
     assert names.count("failed") == len(events[-1]["failed"]) > 0
     assert events[names.index("progress")]["total"] == 40
-    assert potstill("generate", *FLAGS, "--json", "--json-events").returncode == 2
+    for options in (("--json", "--json-events"), ("--offline", "--cancel-batches"), ("--pilot", "1", "--plan")):
+        refused = potstill("generate", *FLAGS, *options)
+        assert refused.returncode == 2
+        assert f"{options[0]} and {options[-1]} contradict" in refused.stderr
+    (plan,) = (json.loads(line) for line in potstill("generate", *FLAGS, "--plan", "--json-events").stdout.splitlines())
+    assert (plan["event"], plan["cells"]) == ("plan", 40)
     early = potstill("generate", "--prompts", "nowhere.txt", "--json-events")
     (event,) = (json.loads(line) for line in early.stdout.splitlines())
     assert (event["event"], event["exit_code"]) == ("error", early.returncode) == ("error", 2)

@@ -175,6 +175,13 @@ def test_a_file_of_the_wrong_shape_is_refused(tmp_path: Path, text: str) -> None
         resolve(write(tmp_path, text), environ={})
 
 
+@pytest.mark.parametrize("url", ["localhost:8018", "http://", "https://x y", "ftp://x"])
+def test_a_server_is_an_address_of_http(url: str) -> None:
+    """What no request could ever reach is refused before any is counted against the budget; the variable is named."""
+    with pytest.raises(ConfigError, match="GOOGLE_GEMINI_BASE_URL"):
+        resolve(environ={"GOOGLE_GEMINI_BASE_URL": url})
+
+
 @pytest.mark.parametrize("name", ["bad name", "a/b/c", "owner", "a/b--c", "a/.b"])
 def test_a_name_of_the_wrong_form_says_what_is_wanted(name: str) -> None:
     """In words, not by a regular expression."""

@@ -56,17 +56,23 @@ def generate(
     ] = False,
 ) -> None:
     """Get answers from the teacher and make a dataset of them. The same command again goes on where it stopped."""
-    if (json_events and session.as_json) or (pilot is not None and (plan or offline)):
-        message = "--json and --json-events contradict each other, and so do --pilot and --plan or --offline"
-        raise UsageError(message)
+    for one, other, both in (
+        ("--json", "--json-events", session.as_json and json_events),
+        ("--pilot", "--plan", pilot is not None and plan),
+        ("--offline", "--pilot", offline and pilot is not None),
+        ("--offline", "--cancel-batches", offline and cancel_batches),
+    ):
+        if both:
+            message = f"{one} and {other} contradict each other"
+            raise UsageError(message)
     if session.dry_run or plan:
-        _show_plan(session)
+        _show_plan(session, json_events=json_events)
         return
     options = {"offline": offline, "max_requests": max_requests, "pilot": pilot, "cancel_batches": cancel_batches}
     outcome = _run(session, options, json_events=json_events)
     error = _error(outcome)
     if pilot is not None and error is None:
-        _show_plan(session)
+        _show_plan(session, json_events=json_events)
         return
     document = {**document_of(outcome), "exit_code": error.exit_code if error else 0}
     if json_events:
@@ -147,7 +153,7 @@ def _error(outcome: Outcome) -> PotstillError | None:
     return PartialError(message, hint="run it without --offline: it asks for just these" if offline else again)
 
 
-def _show_plan(session: Session) -> None:
+def _show_plan(session: Session, *, json_events: bool) -> None:
     """What would be sent, and what it can cost; needs no key, sends and writes nothing."""
     from potstill.generate.forecast import forecast
     from potstill.generate.run import load_plan
@@ -159,7 +165,9 @@ def _show_plan(session: Session) -> None:
         **plan_document(found),
         "exit_code": BudgetError.exit_code if found.over_budget else 0,
     }
-    if session.dry_run:
+    if json_events:
+        session.event("plan", {"dry_run": session.dry_run, **document})
+    elif session.dry_run:
         session.show_plan(document, text)
     else:
         session.show({"plan": True, **document}, text)

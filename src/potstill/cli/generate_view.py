@@ -299,7 +299,7 @@ def _time(found: Forecast, quote: Quote) -> str:
 
 def _span(seconds: float) -> str:
     if seconds < MINUTE_S:
-        return f"{seconds:.0f} seconds"
+        return counted(round(seconds), "second")
     if seconds < 2 * HOUR_S:
         return f"{seconds / 60:.1f} minutes"
     return f"{seconds / HOUR_S:.1f} hours" if seconds < 2 * DAY_S else f"{seconds / DAY_S:.1f} days"

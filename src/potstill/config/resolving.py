@@ -147,7 +147,7 @@ def _validated(values: Mapping[str, Any], origins: Mapping[str, str]) -> Config:
         for item in error.errors(include_url=False):
             key = ".".join(str(part) for part in item["loc"])
             given = next((known for known in origins if f"{key}.".startswith(f"{known}.")), key)
-            said = item["msg"]
+            said = item["msg"].removeprefix("Value error, ")
             if item["type"] == "string_pattern_mismatch":  # a regular expression tells a user little
                 said = "not of the form that is wanted"
                 hints.append(f"{given}: {field_of(given).description}")

@@ -33,7 +33,9 @@ class TeacherConfig(Section):
     )
     base_url: str | None = Field(
         None,
-        description="Another server in place of the provider's own. Also GOOGLE_GEMINI_BASE_URL, OPENAI_BASE_URL.",
+        pattern=r"^https?://[^\s/]\S*$",
+        description="Another server in place of the provider's own, http(s)://... Also GOOGLE_GEMINI_BASE_URL,"
+        " OPENAI_BASE_URL.",
     )
     tier: Literal["free", "tier1", "tier2", "tier3"] = Field(
         "tier1", description="Usage tier of the project; `cost` uses it for quotas and prices."

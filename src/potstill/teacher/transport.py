@@ -133,6 +133,7 @@ def received_error(error: Exception) -> Received | None:
     unconnected = (
         aiohttp.ClientConnectorError,
         aiohttp.ConnectionTimeoutError,
+        aiohttp.InvalidURL,
         httpx2.ConnectError,
         httpx2.ConnectTimeout,
     )
