@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from contextlib import redirect_stdout, suppress
 from types import SimpleNamespace
@@ -9,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from potstill.cli.infer_screen import Screen
+from potstill.cli.infer_screen import Screen, on_screen
 from potstill.errors import TeacherError
+from potstill.wording import visible
 
 
 @pytest.mark.parametrize(
@@ -19,6 +21,7 @@ from potstill.errors import TeacherError
         ("It needs 8 GB.", "It needs 8 GB.\n"),
         ("Buy a card.", "It needs\n[it broke off; answered anew:]\n"),
         (None, "It needs\n"),
+        ("It needs\x1b]0;x\x07 8 GB.", "It needs\\x1b]0;x\\x07 8 GB.\n"),
     ],
 )
 def test_what_a_terminal_shows(answer: str | None, shown: str) -> None:
@@ -38,3 +41,12 @@ def test_what_a_terminal_shows(answer: str | None, shown: str) -> None:
         while piece := screen_end.read(4096):
             found += piece
     assert found.decode().replace("\r\n", "\n") == shown
+
+
+def test_what_is_piped_is_left_as_it_is() -> None:
+    """Only a terminal obeys a text: elsewhere an answer is written byte for byte."""
+    with redirect_stdout(io.StringIO()):
+        assert on_screen("a\x1b[2Jb\t甜\u3000") == "a\x1b[2Jb\t甜\u3000"
+    assert (
+        visible("a\x1b[2Jb\t甜\u3000\U0001f468\u200d\U0001f469\n") == "a\\x1b[2Jb\t甜\u3000\U0001f468\u200d\U0001f469\n"
+    )

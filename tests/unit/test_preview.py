@@ -7,9 +7,10 @@ from pathlib import Path
 from tests.unit.test_dataset_reading import line, write
 from tests.unit.test_template import make_tokenizer
 
-from potstill.cli.distill_view import painted, visible
+from potstill.cli.distill_view import painted
 from potstill.distill.data import encode, read_data
 from potstill.distill.preview import counts, samples, stretches, warnings
+from potstill.wording import visible
 from potstill.workspace import Workspace
 
 

@@ -23,6 +23,7 @@ from potstill.cli.init import init
 from potstill.cli.serve_local import serve_local
 from potstill.config import read_secrets
 from potstill.errors import MachineError, PotstillError, UsageError
+from potstill.wording import visible
 
 Form = Literal["text", "json", "events"]
 """How an error is told on standard output: not at all, as one document, as one line."""
@@ -123,13 +124,13 @@ def _bug() -> int:
 def _report(error: PotstillError, form: Form, *, verbose: bool) -> int:
     secrets = read_secrets()
     message = secrets.redact(error.message)
-    sys.stderr.write(f"potstill: {message}\n")
+    sys.stderr.write(visible(f"potstill: {message}\n"))
     hint = None if error.hint is None else secrets.redact(error.hint)
     if hint:
-        sys.stderr.write(f"  hint: {hint}\n")
+        sys.stderr.write(visible(f"  hint: {hint}\n"))
     if verbose and error.__cause__ is not None:
         cause = f"{type(error.__cause__).__name__}: {error.__cause__}"
-        sys.stderr.write(f"  cause: {secrets.redact(cause)}\n")
+        sys.stderr.write(visible(f"  cause: {secrets.redact(cause)}\n"))
     document = {"schema_version": 1, "error": message, "hint": hint, "exit_code": error.exit_code}
     if form == "events":
         event = {"event": "error", "at": datetime.now(UTC).isoformat(), **document}

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from potstill.cli.session import Session, colour_wanted
-from potstill.wording import counted
+from potstill.wording import counted, visible
 
 if TYPE_CHECKING:
     from potstill.config import SoftTargets
@@ -57,8 +57,3 @@ def painted(stretches: list[Stretch], *, colour: bool) -> str:
     begin, end = LEARNED if colour else MARKS
     parts = (f"{begin}{visible(part.text)}{end}" if part.learned else visible(part.text) for part in stretches)
     return "\n".join(f"  | {line}" for line in "".join(parts).split("\n"))
-
-
-def visible(text: str) -> str:
-    """A text in which a control character stands as its escape, so that it cannot move the cursor or paint."""
-    return "".join(char if char == "\n" or char.isprintable() else ascii(char)[1:-1] for char in text)

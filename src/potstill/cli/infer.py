@@ -13,9 +13,10 @@ import typer
 from potstill.cli.infer_batch import Wanted, answer_many
 from potstill.cli.infer_chat import hold_chat
 from potstill.cli.infer_router import plan, router_of
-from potstill.cli.infer_screen import Screen, tell
+from potstill.cli.infer_screen import Screen, on_screen, tell
 from potstill.cli.session import Session, with_session
 from potstill.errors import InputError, UsageError
+from potstill.files import check_text
 from potstill.prompts import read_prompt_file
 
 
@@ -136,13 +137,15 @@ async def _one(session: Session, question: str, *, trace: bool) -> None:
         with Screen(session) as screen:
             answer = await router.answer(question, tell=screen.tell)
     if not screen.finish(answer.text):
-        session.show({"answer": answer.text, "trace": answer.trace.model_dump(mode="json")}, answer.text)
+        session.show({"answer": answer.text, "trace": answer.trace.model_dump(mode="json")}, on_screen(answer.text))
     tell(session, answer.trace, whole=trace)
 
 
 def _stdin_lines() -> Iterator[str]:
     try:
-        yield from sys.stdin
+        for number, line in enumerate(sys.stdin, start=1):
+            check_text(line, f"standard input:{number}")
+            yield line
     except UnicodeDecodeError as error:
         message = f"standard input: not UTF-8 (byte {error.start})"
         raise InputError(message) from error

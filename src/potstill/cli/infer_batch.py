@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from potstill.cli.infer_router import router_of
-from potstill.cli.infer_screen import tell
+from potstill.cli.infer_screen import on_screen, tell
 from potstill.cli.session import Session
 from potstill.errors import PartialError, PotstillError
 from potstill.wording import counted
@@ -101,4 +101,4 @@ def _batch_text(result: BatchResult, *, jsonl: bool) -> str:
     rows = result.answers.values()
     if jsonl:
         return "\n".join(json.dumps(row.model_dump(mode="json"), ensure_ascii=False) for row in rows)
-    return "\n".join(f"[{row.trace.route}] {row.question}\n{row.answer}\n" for row in rows)
+    return "\n".join(on_screen(f"[{row.trace.route}] {row.question}\n{row.answer}\n") for row in rows)

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 from potstill.cli.infer_router import router_of
-from potstill.cli.infer_screen import Screen, tell
+from potstill.cli.infer_screen import Screen, on_screen, tell
 from potstill.cli.session import Session
 from potstill.errors import PotstillError
 from potstill.records import Message
@@ -52,7 +52,7 @@ async def _turn(session: Session, router: Router, line: str, history: list[Messa
     with Screen(session) as screen:
         answer = await router.answer(line, history=tuple(history), tell=screen.tell)
     if not session.as_json and not screen.finish(answer.text):
-        session.show({}, answer.text)
+        session.show({}, on_screen(answer.text))
     return answer
 
 

@@ -9,6 +9,7 @@ from typing import Self
 
 from potstill.cli.session import Session
 from potstill.records import Trace
+from potstill.wording import visible
 
 
 class Screen:
@@ -34,14 +35,21 @@ class Screen:
         if not self._said:
             return False
         whole = text.startswith(self._said)
-        sys.stdout.write(f"{text[len(self._said) :].rstrip()}\n" if whole else "\n[it broke off; answered anew:]\n")
+        sys.stdout.write(
+            f"{visible(text[len(self._said) :].rstrip())}\n" if whole else "\n[it broke off; answered anew:]\n"
+        )
         sys.stdout.flush()
         return whole
 
     def _write(self, piece: str) -> None:
         self._said += piece
-        sys.stdout.write(piece)
+        sys.stdout.write(visible(piece))
         sys.stdout.flush()
+
+
+def on_screen(text: str) -> str:
+    """An answer as standard output may get it: as it is, but what a terminal would obey is shown there."""
+    return visible(text) if sys.stdout.isatty() else text
 
 
 def tell(session: Session, trace: Trace, *, whole: bool) -> None:

@@ -17,6 +17,7 @@ import typer
 from potstill.config import Config, Resolved, Secrets, field_of, flatten, parse_yaml, resolve
 from potstill.errors import PotstillError, UsageError
 from potstill.teacher.presets import with_preset
+from potstill.wording import visible
 from potstill.workspace import Workspace
 
 SCHEMA_VERSION = 1
@@ -68,13 +69,13 @@ class Session:
     def say(self, text: str) -> None:
         """A line of progress or advice on standard error; silent with `--quiet`."""
         if not self.quiet:
-            sys.stderr.write(self.secrets.redact(text) + "\n")
+            sys.stderr.write(visible(self.secrets.redact(text)) + "\n")
             sys.stderr.flush()
 
     def complain(self, error: PotstillError) -> None:
         """Say on standard error what went wrong and what to do, after the result was shown."""
         lines = [f"potstill: {error.message}", *([f"  hint: {error.hint}"] if error.hint else [])]
-        sys.stderr.write(self.secrets.redact("\n".join(lines)) + "\n")
+        sys.stderr.write(visible(self.secrets.redact("\n".join(lines))) + "\n")
 
     def explain(self) -> None:
         """Say for --verbose which workspace, key and values are used, and where each value comes from."""
