@@ -229,7 +229,10 @@ def test_answers_by_a_schema(potstill: Run, tmp_path: Path, teacher: Running) ->
 
 @pytest.mark.usefixtures("questions")
 def test_push_without_token_or_hub_is_clear(potstill: Run, tmp_path: Path, teacher: Running) -> None:
-    """Without HF_TOKEN the end is 3, without a hub 7 with what to do; the dataset is there either way, no token shown."""
+    """Without HF_TOKEN the end is 3, without a hub 7 with what to do, by a name that no hub takes 2.
+
+    The dataset is there in each case, and no token is shown.
+    """
     env = {**KEY, "GOOGLE_GEMINI_BASE_URL": teacher.url, "HF_TOKEN": ""}
     command = ("generate", "--prompts", "questions.txt", "--push", "someone/hardware")
     result = potstill(*command, env=env)
@@ -241,6 +244,11 @@ def test_push_without_token_or_hub_is_clear(potstill: Run, tmp_path: Path, teach
     assert result.returncode == 7, result.stderr
     assert "hub cannot be reached" in result.stderr
     assert "hf_a-secret-token" not in result.stdout + result.stderr
+    refused = potstill(
+        "generate", "--prompts", "questions.txt", "--push", "someone/hardware.git", "--offline", env=away
+    )
+    assert refused.returncode == 2, refused.stderr
+    assert "generate.push" in refused.stderr
 
 
 @pytest.mark.usefixtures("questions")

@@ -106,4 +106,5 @@ def test_the_route_mix_comes_from_traces_unless_it_is_given() -> None:
         "from 10 traces",
     )
     assert mix_of(saved, Decimal("0.9"), None).hit_rate == Decimal("0.9")
+    assert mix_of(Savings({"exact": 1}, Decimal(1), Decimal(2), {}), None, None).origin == "from 1 trace"
     assert "assumed" in mix_of(Savings({}, Decimal(0), Decimal(0), {}), None, None).origin

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from tests.conftest import Run
 
 from potstill.config import PricesConfig, TeacherConfig
 from potstill.errors import TeacherError
@@ -91,6 +93,15 @@ async def test_a_request_of_a_living_process_is_waited_for(tmp_path: Path) -> No
         assert open_sums(path) == (3, 1)
         assert isinstance(await ledger.reserve(intent("k")), Ticket)
     assert open_sums(path) == (0, 5)
+
+
+def test_the_report_tells_what_is_under_way_apart(potstill: Run, tmp_path: Path) -> None:
+    """While the process lives it is a line of its own; once it is killed, it is possibly paid."""
+    (tmp_path / "workspace").mkdir()
+    with holding(tmp_path / "workspace" / "ledger.sqlite3", "k"):
+        assert "under way: 1 attempt, at most $0.01" in potstill("cost", "report").stdout
+    total = json.loads(potstill("cost", "report", "--json").stdout)["total"]
+    assert (total["open"], total["under_way"]) == (1, 0)
 
 
 async def test_an_answer_that_came_meanwhile_is_not_paid_again(tmp_path: Path) -> None:

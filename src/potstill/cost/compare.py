@@ -10,6 +10,7 @@ from potstill.cost.report import Savings
 from potstill.cost.scenarios import Load, Pricing, ScenarioSpec, scenario_of, teacher_of
 from potstill.cost.schemes import ZERO, Scenario, Scheme, evaluate, month
 from potstill.cost.sensitivity import Cell, Swing, grid, swings
+from potstill.wording import counted
 
 ASSUMED_HIT_RATE = Decimal(0)
 ASSUMED_ESCALATION = Decimal("0.5")
@@ -42,7 +43,7 @@ def mix_of(saved: Savings, hit_rate: Decimal | None, escalation: Decimal | None)
     hits = saved.routes.get("exact", 0) + saved.routes.get("semantic", 0)
     asked = saved.routes.get("teacher", 0) + saved.routes.get("merged", 0)
     known = (Decimal(hits) / count, Decimal(asked) / (count - hits) if count > hits else ZERO) if count else None
-    origin = f"from {count} traces" if known else "assumed, no traces yet"
+    origin = f"from {counted(count, 'trace')}" if known else "assumed, no traces yet"
     if hit_rate is not None and escalation is not None:
         origin = "given"
     elif hit_rate is not None or escalation is not None:

@@ -17,6 +17,7 @@ from potstill.cost.scenarios import Pricing, ScenarioSpec, scenario_of
 from potstill.cost.schemes import month
 from potstill.cost.training import Training
 from potstill.records import Usage
+from potstill.wording import counted
 
 JUDGE_PROMPT_TOKENS = 350
 """A rubric and its frame, beside the question and the answer: an assumption."""
@@ -68,7 +69,7 @@ def held(found: tuple[Stage, ...], figure: str) -> Decimal:
 
 def _stages(found: Estimate, service: str, pricing: Pricing, asked: Asked) -> Iterator[Stage]:
     offer = found.offer(service)
-    basis = f"{found.todo} of {found.cells} answers, {service}"
+    basis = f"{found.todo} of {counted(found.cells, 'answer')}, {service}"
     yield Stage("generate", offer.expected_usd, offer.low_usd, offer.high_usd, offer.worst_usd, basis)
     if asked.judge_share:
         yield _judge(found, offer, pricing, asked.judge_share)
@@ -100,7 +101,7 @@ def _judge(found: Estimate, offer: Offer, pricing: Pricing, share: Decimal) -> S
         thinking_budget=pricing.config.teacher.thinking_budget,
     )
     basis = (
-        f"{count} answers judged by {model}: assumed {JUDGE_PROMPT_TOKENS} tokens of rubric, "
+        f"{counted(count, 'answer')} judged by {model}: assumed {JUDGE_PROMPT_TOKENS} tokens of rubric, "
         f"{JUDGE_ANSWER_TOKENS} of verdict"
     )
     return Stage("judge", each * count, None, None, worst * count, basis)
@@ -118,7 +119,7 @@ def _duel(found: Estimate, pricing: Pricing, judge: JudgeSettings) -> Stage:
     usd = 2 * pairs * pricing.book.cost(reading, model, "standard", pricing.on).usd
     usd += again * pricing.book.cost(resample, model, "standard", pricing.on).usd
     most = judge.max_usd or ZERO
-    basis = f"{pairs} held-out answers read twice, {again} questions answered again; at most distill.judge.max_usd"
+    basis = f"{counted(pairs, 'held-out answer')} read twice, {counted(again, 'question')} answered again; at most distill.judge.max_usd"
     return Stage("judge the student", min(usd, most), None, None, most, basis)
 
 

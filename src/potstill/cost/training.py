@@ -21,6 +21,7 @@ from potstill.pricing.compute import Card, Compute
 from potstill.student.fit import KNOWN
 from potstill.student.manifest import read_manifest
 from potstill.student.plan import UTILISATION
+from potstill.wording import counted
 from potstill.workspace import Workspace
 
 OPERATIONS = 6
@@ -132,4 +133,7 @@ def _measured(config: Config, workspace: Workspace, samples: int) -> tuple[float
     if manifest.base != config.student.base or not seen:
         return None
     hours = manifest.train_seconds / seen * samples * config.distill.epochs / 3600
-    return hours, f"as student {manifest.name} took here: {manifest.train_seconds:.0f} s for {manifest.samples} samples"
+    return (
+        hours,
+        f"as student {manifest.name} took here: {manifest.train_seconds:.0f} s for {counted(manifest.samples, 'sample')}",
+    )

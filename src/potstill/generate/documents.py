@@ -48,7 +48,9 @@ def read_passages(documents: DocumentsConfig) -> Iterator[Passage]:
             raise InputError(message)
         blocks = list(_pdf_blocks(path) if path.suffix.lower() == ".pdf" else _text_blocks(path))
         if not blocks:
-            hint = "a scanned PDF has to be put through text recognition first" if path.suffix == ".pdf" else None
+            hint = (
+                "a scanned PDF has to be put through text recognition first" if path.suffix.lower() == ".pdf" else None
+            )
             message = f"{path}: no text in it"
             raise InputError(message, hint=hint)
         yield from chunk(path.name, blocks, documents)

@@ -12,6 +12,7 @@ from potstill.cli.cost.money import Currency, currency_of, day, money, plain, pl
 from potstill.cli.cost.tables import Table, form_of, page
 from potstill.cli.session import Session, with_session
 from potstill.errors import BudgetError, UsageError
+from potstill.wording import counted
 
 if TYPE_CHECKING:
     from datetime import date
@@ -53,7 +54,7 @@ def forecast(  # noqa: PLR0913, PLR0917  (one option a figure)
     notes = [*stops, *told, *unseen, *_ahead(session, found, now), shown.note]
     month = found[0].projection
     pace = "pace of today alone" if month.first_day else f"pace of the last {month.window_days} days, today left out"
-    title = f"{month.month}, {month.days_left} days left; {pace}"
+    title = f"{month.month}, {counted(month.days_left, 'day')} left; {pace}"
     document = {"projects": [_document(item) for item in found], "alerts": stops, "currency": shown.document}
     table = Table(HEADS, [_row(item, shown) for item in found], title, FIGURES)
     session.show(

@@ -119,6 +119,6 @@ def _against(matched: Reconciled, money: Currency) -> str:
     verdict = "they agree" if matched.agrees else f"unexplained: {money.exact(matched.unexplained_usd)}"
     return (
         f"billing log: {money.exact(matched.log_usd)} billed, {money.exact(matched.ledger_usd)} in the ledger, "
-        f"{money.exact(matched.lost_usd)} for {matched.lost} requests whose replies were lost "
+        f"{money.exact(matched.lost_usd)} for {counted(matched.lost, 'request')} without a reply "
         f"(held for those: {money.exact(matched.held_usd)}); {verdict}"
     )
