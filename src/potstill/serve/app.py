@@ -114,7 +114,7 @@ class _Api:
         """The status page."""
         about = {
             "student": self._worker.student.name,
-            "models": self._models,
+            "models": [name for name in self._models if name != ALL],  # which counts as its roles
             "running": self._worker.running,
             "waiting": self._worker.waiting,
             "max_batch": self._limits.max_batch,
@@ -183,6 +183,7 @@ class _Api:
             raise bad_value(param="dimensions", problem=f"this encoder gives {len(vectors[0])}")
         tokens = sum(estimate_tokens(text) for text in asked.texts)
         _noted(request).prompt_tokens = tokens
+        self.metrics.answered(asked.model, tokens, 0)
         return JSONResponse(embeddings(asked.model, vectors, tokens, packed=asked.encoding_format == "base64"))
 
     async def roles(self, _request: Request) -> Response:

@@ -137,7 +137,7 @@ def _savings(metrics: Metrics) -> dict[str, str]:
         "hybrid": f"{answers} answers: {routes}",
         "cache hits": f"{cached / answers:.0%}",
         "paid": f"${metrics.spent_usd:.6f}, the teacher alone ${metrics.baseline_usd:.6f}",
-        "saved": f"${saved:.6f}",
+        "saved": f"{'-' if saved < 0 else ''}${abs(saved):.6f}",
     }
 
 
@@ -150,9 +150,9 @@ body { max-width: 46rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.3rem; } dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.5rem; }
 dt { opacity: .7; } dd { margin: 0; overflow-wrap: anywhere; } div { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; margin-top: 1.5rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .35rem .6rem; border-bottom: 1px solid #8884; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 8rem; }
+th, td { text-align: right; padding: .35rem .4rem; border-bottom: 1px solid #8884; }
+td { white-space: nowrap; } th { vertical-align: bottom; } th:first-child, td:first-child { text-align: left; }
+td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 7rem; }
 </style></head><body><h1>potstill serve-local</h1><dl>{facts}</dl>
 <div><table><thead><tr><th>model</th><th>requests</th><th>prompt tokens</th><th>answer tokens</th><th>an hour</th></tr>
 </thead><tbody>{rows}</tbody></table></div></body></html>
