@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from potstill.config import resolve
+from potstill.errors import KeyRefusedError, MachineError, UsageError
 
 DEPLOY = Path(__file__).parents[2] / "scripts" / "deploy"
 ENVIRONMENT = {"POTSTILL_SERVE_API_KEYS", "POTSTILL_SERVE_ADMIN_KEYS", "GEMINI_API_KEY"}
@@ -61,3 +63,14 @@ def test_bucket_carries_no_database() -> None:
     spec = yaml.safe_load((DEPLOY / "cloud-run.yaml").read_text())["spec"]["template"]["spec"]
     assert [mount["mountPath"] for mount in spec["containers"][0]["volumeMounts"]] == ["/workspace/students"]
     assert all(volume["csi"]["readOnly"] for volume in spec["volumes"])
+
+
+def test_unit_gives_up_where_a_person_is_needed_and_hides_its_files() -> None:
+    """Wrong config, a refused key and a missing part are not retried; what it writes (request log, cache) is its own."""
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(DEPLOY / "potstill.service")
+    service = unit["Service"]
+    codes = {str(kind.exit_code) for kind in (UsageError, KeyRefusedError, MachineError)}
+    assert set(service["RestartPreventExitStatus"].split()) == codes
+    assert service["UMask"] == "0077"
