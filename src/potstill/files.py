@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from potstill.errors import InputError
+from potstill.errors import InputError, UsageError
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
@@ -111,6 +111,16 @@ def check_text(data: Any, origin: str) -> None:
     except UnicodeEncodeError as error:
         message = f"{origin}: \\u{ord(error.object[error.start]):04x} is half a character"
         raise InputError(message, hint="write the character itself, in UTF-8") from error
+
+
+def check_target(path: Path, source: Path | None = None) -> None:
+    """Raise UsageError where a file is to be written and a folder stands, or the file that it is made from."""
+    if path.is_dir():
+        message = f"{path} is a folder, not a file to write to"
+        raise UsageError(message)
+    if source is not None and path.exists() and source.exists() and path.samefile(source):
+        message = f"{path} would be written over: it is what is read"
+        raise UsageError(message, hint="choose another file for the output")
 
 
 def file_sha(path: Path) -> str:

@@ -175,6 +175,17 @@ def test_replay_reads_the_traces_of_a_workspace(potstill: Run, emulator: dict[st
     assert "those of this workspace lie in workspace/traces" in elsewhere.stderr
 
 
+def test_batch_never_writes_over_its_questions(potstill: Run, tmp_path: Path) -> None:
+    """`--output` that names the file of questions, by whatever path, is refused before anything is asked."""
+    asked = tmp_path / "questions.txt"
+    asked.write_text("What is LoRA?\n", "utf-8")
+    (tmp_path / "link.txt").symlink_to(asked)
+    result = potstill("infer", "--batch", "questions.txt", "--output", "link.txt")
+    assert result.returncode == 2
+    assert "link.txt would be written over" in result.stderr
+    assert asked.read_text("utf-8") == "What is LoRA?\n"
+
+
 def test_killed_batch_goes_on(potstill: Run, emulator: dict[str, str], tmp_path: Path) -> None:
     """Kill -9 in the middle, then the same command: every answer once, in order, and what was answered is not asked again."""
     questions = [f"What is the number {place} good for?" for place in range(120)]
@@ -229,6 +240,8 @@ def test_server_and_command_share_a_workspace(potstill: Run, emulator: dict[str,
         (("--replay", "missing.jsonl"), "missing.jsonl"),
         (("--replay", ".", "--stats"), "exclude each other"),
         (("a question", "--output", "x.jsonl"), "--output goes with --batch"),
+        (("--batch", "faq-queries.en", "--output", "."), ". is a folder"),
+        (("--export", "."), ". is a folder"),
     ],
 )
 def test_wrong_use_ends_in_two(potstill: Run, arguments: tuple[str, ...], words: str) -> None:

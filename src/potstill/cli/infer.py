@@ -16,7 +16,7 @@ from potstill.cli.infer_router import plan, router_of
 from potstill.cli.infer_screen import Screen, on_screen, tell
 from potstill.cli.session import Session, with_session
 from potstill.errors import InputError, UsageError
-from potstill.files import check_text
+from potstill.files import check_target, check_text
 from potstill.prompts import read_prompt_file
 
 
@@ -107,10 +107,12 @@ def infer(  # noqa: PLR0913  (each is a flag)
     elif chat:
         hold_chat(session, trace=trace)
     else:
+        if output is not None:
+            if batch is None:
+                message = "--output goes with --batch"
+                raise UsageError(message)
+            check_target(output, Path(batch))
         questions = _questions(question, batch)
-        if batch is None and output is not None:
-            message = "--output goes with --batch"
-            raise UsageError(message)
         if batch is None and len(questions) == 1:
             asyncio.run(_one(session, questions[0], trace=trace))
         else:

@@ -61,6 +61,8 @@ def answer_many(session: Session, questions: Sequence[str], wanted: Wanted) -> N
         session.say(line)
     for failure in result.failures[:SHOWN_FAILURES]:
         session.say(f"failed: {failure.question}: {failure.message}")
+    if (more := len(result.failures) - SHOWN_FAILURES) > 0:
+        session.say(f"failed: {more} more; --output and --json list them all")
     _end(session, result)
 
 

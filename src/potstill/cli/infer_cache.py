@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from potstill.cli.infer_calibrate import in_short
 from potstill.cli.session import Session, quiet_libraries
 from potstill.errors import InputError, UsageError
-from potstill.files import read_lines
+from potstill.files import check_target, read_lines
 from potstill.records import Trace, from_lines
 from potstill.wording import counted
 from potstill.workspace import StudentFiles
@@ -120,6 +120,7 @@ def export(session: Session, target: str) -> None:
     """Write all entries to a file."""
     from potstill.infer.upkeep import export as write
 
+    check_target(Path(target))
     if session.dry_run:
         session.show_plan({"export": target}, f"would write the cache to {target}")
         return
