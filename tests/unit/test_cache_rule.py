@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from potstill.config import CacheConfig
 from potstill.errors import QuotaError, TeacherError
 from potstill.infer.agreement import agreement, drawn
-from potstill.infer.breaker import OUTAGES, REST_S, Breaker
+from potstill.infer.breaker import CANCELLED, OUTAGES, REST_S, Breaker
 from potstill.infer.calibration import Calibration
 from potstill.infer.private import secret_in
 from potstill.infer.rule import SAFE_COSINE, Candidate, Hit, Miss, Off, Rule, judge_neighbours, semantic_rule
@@ -146,6 +146,20 @@ def test_breaker_opens_rests_and_tries_once() -> None:
     assert breaker.refuses(2 * REST_S) is None
     breaker.report(None, 2 * REST_S)
     assert breaker.refuses(2 * REST_S) is None
+
+
+def test_who_gives_up_waiting_says_nothing() -> None:
+    """Clients that go away between timeouts do not keep it closed, and a trial that is cancelled does not close it."""
+    breaker = Breaker()
+    hangs, gone = TeacherError("no answer", reason="timeout"), TeacherError("cancelled", reason=CANCELLED)
+    for _ in range(OUTAGES):
+        breaker.report(hangs, 0.0)
+        breaker.report(gone, 0.0)
+    assert breaker.refuses(0.0) is not None
+    assert breaker.refuses(REST_S) is None
+    breaker.report(gone, REST_S)
+    assert breaker.refuses(REST_S) is None  # another trial
+    assert breaker.refuses(REST_S) is not None
 
 
 def test_bad_question_is_no_outage() -> None:

@@ -10,7 +10,7 @@ from decimal import Decimal
 from potstill.config import Config
 from potstill.errors import BudgetError, PotstillError, QuotaError, TeacherError, UsageError
 from potstill.infer.agreement import agreement, drawn
-from potstill.infer.breaker import Breaker
+from potstill.infer.breaker import CANCELLED, Breaker
 from potstill.infer.decide import (
     SCHEMAS,
     AskTeacher,
@@ -188,7 +188,7 @@ class Asking:
         if (refusal := self._breaker.refuses(time.monotonic())) is not None:
             message = f"Gemini was not asked: {refusal}"
             raise TeacherError(message, reason="breaker", hint="it is tried again by itself")
-        error: PotstillError | None = TeacherError("cancelled", reason="CANCELLED")
+        error: PotstillError | None = TeacherError("cancelled", reason=CANCELLED)
         limit = self._config.infer.teacher_timeout_s
         try:
             async with asyncio.timeout(limit):

@@ -15,6 +15,9 @@ REST_S = 30.0
 CONTENT_REASONS = ("empty", "unreadable", "http 400", "http 404", "http 413")
 """A teacher that says this is up: the question was at fault."""
 
+CANCELLED = "cancelled"
+"""Nobody waited for the answer any more, which says nothing of the teacher."""
+
 
 @dataclass
 class Breaker:
@@ -37,6 +40,8 @@ class Breaker:
     def report(self, error: PotstillError | None, now: float) -> None:
         """How the call went: None for an answer."""
         self.trying = False
+        if isinstance(error, TeacherError) and error.reason == CANCELLED:
+            return
         if error is None or not is_outage(error):
             self.outages = 0
             return
