@@ -14,8 +14,8 @@ from typing import Any, Literal
 from potstill.distill.attention import use_packed_attention
 from potstill.distill.loss import head_of, token_loss
 from potstill.distill.oom import Admit, TokenLimit, admit_all, is_out_of_memory
-from potstill.distill.packing import Document, Packed, filler, pack, split
-from potstill.errors import InputError
+from potstill.distill.packing import IDLE, Document, Packed, filler, pack, split
+from potstill.errors import InputError, MachineError
 
 Objective = Callable[[Any, Packed], Any]
 """(hidden of the learned rows, micro-batch) -> weighted sum of the tokens' losses."""
@@ -46,6 +46,8 @@ class Engine:
     """Whether activation checkpointing may be switched on when memory runs out, before batches are split."""
     rounds: bool = False
     """Whether micro-batches are filled up to a round number of tokens."""
+    sharded: bool = False
+    """Whether each layer is gathered from all processes, which then run the same number of micro-batches."""
     tokens_seen: int = 0
     _decoder: Any = field(init=False)
 
@@ -88,10 +90,10 @@ class Engine:
 
         total = mass = 0.0
         with torch.no_grad():
-            for documents in batches:
-                for part in split(documents, self.limit.tokens):
-                    total += float(self.loss(self._pack(part)))
-                    mass += sum(document.mass for document in part)
+            parts = [part for documents in batches for part in split(documents, self.limit.tokens)]
+            for part in self._in_step(parts):
+                total += float(self.loss(self._pack(part)))
+                mass += sum(document.mass for document in part)
         return self._summed(total), self._summed(mass)
 
     def loss(self, packed: Packed) -> Any:
@@ -116,7 +118,7 @@ class Engine:
         import torch
 
         total = torch.zeros((), device=self._device)
-        for part in split(documents, self.limit.tokens):
+        for part in self._in_step(split(documents, self.limit.tokens)):
             try:
                 self.admit(sum(len(document.ids) for document in part))
                 loss = self.loss(self._pack(part)) / mass
@@ -125,8 +127,23 @@ class Engine:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
+                if self.sharded:  # the others wait inside a layer: nothing can be agreed on with them any more
+                    self.limit.lower(part)
+                    message = f"memory ran out at {sum(len(document.ids) for document in part)} tokens"
+                    hint = f"the same command goes on, with at most {self.limit.tokens} tokens at once"
+                    raise MachineError(message, hint=hint) from error
                 return total, part
         return total, ()
+
+    def _in_step(self, parts: list[list[Document]]) -> list[list[Document]]:
+        """As many micro-batches as the process with most of them has, where the base is sharded."""
+        import torch
+
+        if not self.sharded:
+            return parts
+        most = torch.tensor(len(parts), device=self._device)
+        torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+        return [*parts, *[[IDLE]] * (int(most) - len(parts))]
 
     def _pack(self, part: Sequence[Document]) -> Packed:
         return pack([*part, *filler(part)] if self.rounds else part, self._device)
@@ -201,8 +218,8 @@ class Engine:
 
 def choose_checkpointing(engine: Engine, wish: Literal["auto", "on", "off"]) -> None:
     """Recompute activations in the backward pass (arXiv 1604.06174): always, never, or when memory runs out."""
-    engine.may_checkpoint = wish == "auto"
-    if wish == "on":
+    engine.may_checkpoint = wish == "auto" and not engine.sharded
+    if wish == "on" or (wish == "auto" and engine.sharded):
         checkpoint_layers(engine.model)
 
 

@@ -14,7 +14,6 @@ from potstill.distill.prepare import Prepared
 from potstill.distill.router import Nearness
 from potstill.distill.similarity import measured
 from potstill.errors import MachineError
-from potstill.student.base import load_base
 from potstill.student.familiar import Reader, known_questions, nearness, write_known
 from potstill.student.local import Loaded, LocalStudent, Persona, read_student
 from potstill.student.manifest import read_manifest
@@ -28,7 +27,7 @@ def measure(config: Config, files: StudentFiles, prepared: Prepared, say: Say) -
     """The held-out answers of the base, of the trained student and of the one before it, on one base in memory."""
     data, settings = prepared.data, config.distill
     student = LocalStudent(
-        Persona("base", data.roles), load_base(config.student), prepared.tokenizer, prepared.base_sha
+        Persona("base", data.roles), prepared.load(config.student), prepared.tokenizer, prepared.base_sha
     )
     say(f"the base answers {len(data.held_out)} held-out questions")
     before = answers(student, data.held_out, settings.max_new_tokens)

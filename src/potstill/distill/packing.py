@@ -41,6 +41,10 @@ class Document:
         return self.weight * self.learned
 
 
+IDLE = Document((0, 0), (UNLEARNED, 0), weight=0.0)
+"""What a process runs that has nothing to learn while others do."""
+
+
 @dataclass(frozen=True)
 class Span:
     """Neighbouring documents of similar length, attended to in one call.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from potstill.distill.data import Data, Rows, encode, read_data
 from potstill.distill.rationales import check_rationales, training_rows
 from potstill.distill.soft_targets import check_teacher
 from potstill.records import content_id, text_sha
-from potstill.student.base import base_sha, load_tokenizer
+from potstill.student.base import base_sha, load_base, load_tokenizer
 from potstill.student.manifest import StudentManifest
 from potstill.workspace import Workspace
 
@@ -48,6 +48,7 @@ class Prepared:
     validation: Rows
     base_sha: str
     plan_id: str
+    load: Callable[[StudentConfig], Any] = load_base
 
 
 def prepare(config: Config, workspace: Workspace) -> Prepared:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from potstill.config import StudentConfig
-from potstill.errors import MachineError
 from potstill.student.base import pick_device
 
 
@@ -37,14 +36,11 @@ def is_first_process(config: StudentConfig) -> bool:
     return bool(PartialState(cpu=pick_device(config) == "cpu").is_main_process)
 
 
-def refuse_sharding() -> None:
-    """Raise MachineError where the launcher would shard the base: steps add up whole gradients, on every process."""
-    from accelerate.utils import parse_flag_from_env
+def wait_for_all() -> None:
+    """Go on once every process of the launcher's group has come here."""
+    from accelerate import PartialState
 
-    for name in ("FSDP", "DEEPSPEED"):
-        if parse_flag_from_env(f"ACCELERATE_USE_{name}"):
-            message = f"distill cannot train under {name}: each process holds the whole base"
-            raise MachineError(message, hint="launch with torchrun or `accelerate launch --multi_gpu`, or use nf4")
+    PartialState().wait_for_everyone()
 
 
 def leave_group() -> None:

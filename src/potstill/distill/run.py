@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -18,10 +18,11 @@ from potstill.distill.judge import Case, Evidence, verdict
 from potstill.distill.measure import MakeReader, Say, judged_by_teacher, measure, read_by_encoder
 from potstill.distill.on_policy import student_writes
 from potstill.distill.prepare import JUDGED_BY, Prepared, prepare, trained_plan
-from potstill.distill.processes import is_first_process, leave_group, training_cards
+from potstill.distill.processes import is_first_process, leave_group, training_cards, wait_for_all
 from potstill.distill.progress import Follow
 from potstill.distill.rationales import training_rows
 from potstill.distill.report import page, plot_loss
+from potstill.distill.sharding import load_sharded, take_wish
 from potstill.distill.soft_targets import soft_objective
 from potstill.distill.train import Job, train
 from potstill.errors import KeyRefusedError
@@ -57,21 +58,33 @@ def distill(
     """
     files = workspace.student(config.distill.name)
     prepared = prepare(config, workspace)
+    sharded = take_wish(config)
+    if sharded:
+        prepared = replace(prepared, load=load_sharded)
     manifest = _trained_before(files, prepared)
     known = None if manifest is None else _judged_before(config, files)
     if not is_first_process(config.student):
         if manifest is None:
             _train_adapters(config, files, prepared, follow)
+        if sharded and known is None:  # no process can run a layer alone: all answer the same questions
+            wait_for_all()
+            measure(config, files, prepared, lambda _: None)
         leave_group()
         return None
     if known is None:
         _check_key(config, secrets)
     if manifest is None:
         manifest = _train(config, files, prepared, follow, say)
-    leave_group()  # before anything that the further processes would have to wait for
     if known is not None:
+        leave_group()
         return Distilled(manifest, known, fresh=False)
-    evidence = measure(config, files, prepared, say)
+    if sharded:
+        wait_for_all()
+        evidence = measure(config, files, prepared, say)
+        leave_group()
+    else:
+        leave_group()  # before anything that the further processes would have to wait for
+        evidence = measure(config, files, prepared, say)
     evidence = read_by_encoder(evidence, files, prepared, reader, say)
     evidence = judged_by_teacher(evidence, config, workspace, prepared.plan_id, secrets, say)
     found = verdict(_case(config, prepared.data), evidence, datetime.now(UTC))
@@ -155,12 +168,13 @@ def _jobs(config: Config, files: StudentFiles, prepared: Prepared) -> Iterator[J
     refresh = student_writes(config.student, config.distill) if soft.on_policy else None
     if config.distill.adapters == "shared":
         rows = prepared.train, prepared.validation
-        yield Job(config.distill, *rows, files.checkpoints, files.adapter, plan_id, objective, refresh=refresh)
+        where = (files.checkpoints, files.adapter)
+        yield Job(config.distill, *rows, *where, plan_id, objective, refresh=refresh, load=prepared.load)
         return
     for role in prepared.data.roles:
-        folder, adapter = files.checkpoints / role.name, files.role_adapter(role.name)
+        where = (files.checkpoints / role.name, files.role_adapter(role.name))
         rows = _rows_of(role.name, config, prepared)
-        yield Job(config.distill, *rows, folder, adapter, plan_id, objective, refresh=refresh)
+        yield Job(config.distill, *rows, *where, plan_id, objective, refresh=refresh, load=prepared.load)
 
 
 def _rows_of(role: str, config: Config, prepared: Prepared) -> tuple[Rows, Rows]:

@@ -17,9 +17,9 @@ from potstill.distill.engine import Engine, Objective, choose_checkpointing, cro
 from potstill.distill.on_policy import Refresh
 from potstill.distill.oom import Admit, TokenLimit, admit_all, machine_name
 from potstill.distill.packing import Document
-from potstill.distill.processes import refuse_sharding
 from potstill.distill.progress import Follow
 from potstill.distill.resume import last_checkpoint, load_best, own_checkpoints
+from potstill.distill.sharding import is_sharded
 from potstill.distill.trainer import Splits, lora_trainer
 from potstill.student.base import load_base, pick_device, pick_dtype
 from potstill.student.onednn import pack as pack_weights
@@ -34,7 +34,7 @@ class Job:
     """One training run: what, on which rows, and where its checkpoints and its adapter go.
 
     `objective` makes what is minimised from the base; `admit` may refuse a micro-batch (see `oom`); `refresh`
-    makes, from the PEFT model, what may change a step's documents (see `on_policy`).
+    makes, from the PEFT model, what may change a step's documents (see `on_policy`). `load` loads the base.
     """
 
     distill: DistillConfig
@@ -46,6 +46,7 @@ class Job:
     objective: Callable[[Any], Objective] = cross_entropy
     admit: Admit = admit_all
     refresh: Callable[[Any], Refresh] | None = None
+    load: Callable[[StudentConfig], Any] = load_base
 
 
 def train(config: StudentConfig, job: Job, follow: Follow) -> list[dict[str, float]]:
@@ -57,12 +58,11 @@ def train(config: StudentConfig, job: Job, follow: Follow) -> list[dict[str, flo
     """
     from transformers import set_seed
 
-    refuse_sharding()
     arguments = trainer_arguments(config, job)
     with arguments.main_process_first():
         own_checkpoints(job.checkpoints, job.plan_id)
     set_seed(job.distill.seed)
-    base = load_base(config)
+    base = job.load(config)
     use_packing(base)
     shape = base.config.get_text_config()
     learning_rate = job.distill.learning_rate or default_learning_rate(shape.hidden_size, shape.model_type)
@@ -164,6 +164,7 @@ def _engine(base: Any, job: Job) -> Engine:
     )
     dropout = job.distill.lora.dropout > 0
     engine = Engine(model, job.objective(base), limit, admit=job.admit, dropout=dropout, rounds=rounds)
+    engine.sharded = is_sharded(base)
     if job.refresh is not None:
         engine.refresh = job.refresh(model)
     choose_checkpointing(engine, job.distill.activation_checkpointing)

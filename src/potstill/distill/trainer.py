@@ -25,6 +25,7 @@ class Splits:
 
 def lora_trainer(engine: Engine, distill: DistillConfig, arguments: Any, splits: Splits, follow: Follow) -> Any:
     """A Trainer whose batches are documents and whose steps are the engine's."""
+    import torch
     from transformers import Trainer
     from transformers.trainer_utils import EvalLoopOutput
 
@@ -33,6 +34,10 @@ def lora_trainer(engine: Engine, distill: DistillConfig, arguments: Any, splits:
 
     class LoraTrainer(Trainer):  # type: ignore[misc]
         """One batch is one optimizer step of this process."""
+
+        def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:  # noqa: FBT001, FBT002
+            """Keep DDP away where there are several processes, by a wrapper of no effect: the engine adds up the gradients."""
+            return torch.nn.ModuleDict({"module": model}) if training and arguments.world_size > 1 else model
 
         def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
             """Fill the gradients from a list of documents."""

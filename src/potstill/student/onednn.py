@@ -77,7 +77,11 @@ def pack(model: Any, *, backward: bool = False) -> bool:
     if backward:
         layers = [layer for layer in layers if not layer.weight.requires_grad]
     size = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers) * (2 if backward else 1)
-    plain = all(layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32 for layer in layers)
+    weights = [layer.weight for layer in layers]
+    plain = all(
+        type(each) is torch.nn.Parameter and each.device.type == "cpu" and each.dtype == torch.float32
+        for each in weights
+    )  # a share of sharded weights is no such parameter
     if not plain or size > MOST_BYTES or not _has_packing():
         return False
     for layer in layers:
