@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, LlamaConfig, LlamaForCausalLM
 
-from potstill.config import DistillConfig, StudentConfig
+from potstill.config import Config, DistillConfig, StudentConfig
 from potstill.distill.data import Rows
 from potstill.distill.progress import Progress
 from potstill.distill.resume import last_checkpoint, own_checkpoints, stop_early
+from potstill.distill.sharding import WISH, take_wish
 from potstill.distill.train import Job, train
 from potstill.errors import MachineError
 
@@ -123,14 +124,30 @@ def test_early_stopping_keeps_the_best(tmp_path: Path, base: Path) -> None:
     assert all(torch.equal(best[name], saved[name]) for name in best)
 
 
-@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
-def test_a_launcher_that_shards_the_base_is_refused(
-    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch, name: str
+@pytest.mark.parametrize(
+    ("wish", "settings", "said"),
+    [
+        ("ACCELERATE_USE_DEEPSPEED", {}, "DeepSpeed"),
+        (WISH, {"distill": {"compile": True}}, "distill.compile"),
+        (WISH, {"student": {"quantization": "nf4"}}, "nf4"),
+        (WISH, {"distill": {"soft_targets": {"teacher": "base", "on_policy": 0.5}}}, "on_policy"),
+    ],
+)
+def test_what_cannot_be_sharded_is_refused(
+    monkeypatch: pytest.MonkeyPatch, wish: str, settings: dict[str, Any], said: str
 ) -> None:
-    """Under FSDP or DeepSpeed it ends with what to do instead of summing parts of gradients."""
-    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
-    with pytest.raises(MachineError, match=name):
-        train(StudentConfig(base=str(base), device="cpu"), job(tmp_path), ignore)
+    """DeepSpeed, and FSDP with what it does not go with, end in code 7 and name it, before anything is loaded."""
+    monkeypatch.setenv(wish, "true")
+    with pytest.raises(MachineError, match=said):
+        take_wish(Config.model_validate(settings))
+
+
+def test_without_a_wish_nothing_is_sharded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the launcher says nothing, or no, each process holds the whole base."""
+    monkeypatch.delenv(WISH, raising=False)
+    assert not take_wish(Config())
+    monkeypatch.setenv(WISH, "false")
+    assert not take_wish(Config())
 
 
 def test_progress_and_tensorboard(tmp_path: Path, base: Path) -> None:

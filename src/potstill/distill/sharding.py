@@ -19,14 +19,17 @@ WISH = "ACCELERATE_USE_FSDP"
 
 
 def take_wish(config: Config) -> bool:
-    """Whether the launcher wants the base sharded. The wish is taken out of the environment, where transformers and
-    accelerate would shard a second time by it. Raises MachineError for what cannot be sharded.
+    """Whether the launcher wants the base sharded; raises MachineError for what cannot be.
+
+    The wish is taken out of the environment, where transformers and accelerate would shard a second time by it.
     """
     from accelerate.utils import parse_flag_from_env
 
     if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         message = "distill cannot train under DeepSpeed"
-        raise MachineError(message, hint="launch with torchrun, or with `accelerate launch --multi_gpu` or `--use_fsdp`")
+        raise MachineError(
+            message, hint="launch with torchrun, or with `accelerate launch --multi_gpu` or `--use_fsdp`"
+        )
     if not parse_flag_from_env(WISH):
         return False
     unlike = {
@@ -43,13 +46,14 @@ def take_wish(config: Config) -> bool:
 
 def load_sharded(config: StudentConfig) -> Any:
     """The base, frozen, its layers in shares; the weights pass through each process's main memory."""
+    from accelerate import PartialState
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     device = pick_device(config)
     dtype = str(pick_dtype(config, device)).removeprefix("torch.")
     base = load_base(config.model_copy(update={"device": "cpu", "dtype": dtype}))
-    mesh = init_device_mesh(device, (int(os.environ["WORLD_SIZE"]),))
+    mesh = init_device_mesh(device, (PartialState().num_processes,))
     decoder = base.get_decoder()
     for layer in decoder.layers:
         fully_shard(layer, mesh=mesh)

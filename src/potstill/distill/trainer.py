@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -35,14 +36,15 @@ def lora_trainer(engine: Engine, distill: DistillConfig, arguments: Any, splits:
     class LoraTrainer(Trainer):  # type: ignore[misc]
         """One batch is one optimizer step of this process."""
 
-        def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:  # noqa: FBT001, FBT002
+        def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
             """Keep DDP away where there are several processes, by a wrapper of no effect: the engine adds up the gradients."""
             return torch.nn.ModuleDict({"module": model}) if training and arguments.world_size > 1 else model
 
         def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
-            """Fill the gradients from a list of documents."""
+            """Fill the gradients from a list of samples."""
             model.train()
-            return engine.step(engine.refresh(inputs))
+            own = inputs[: left_of_epoch(len(splits.train), self.state.global_step, arguments)]
+            return engine.step(engine.refresh(_flat(own)))
 
         def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], None]:
             """The next batches; their tokens are counted by the engine."""
@@ -72,12 +74,19 @@ def lora_trainer(engine: Engine, distill: DistillConfig, arguments: Any, splits:
         args=arguments,
         train_dataset=list(splits.train),
         eval_dataset=list(splits.validation) or None,
-        data_collator=_flat,
+        data_collator=list,
         callbacks=_callbacks(engine, distill, splits, follow),
     )
     trainer.pop_callback(_printer())
     engine.accelerator = trainer.accelerator
     return trainer
+
+
+def left_of_epoch(samples: int, step: int, arguments: Any) -> int:
+    """How many samples an epoch still has for this process; what its data loader gives beyond them repeats the first ones."""
+    size, world = int(arguments.per_device_train_batch_size), int(arguments.world_size)
+    steps = math.ceil(samples / (size * world))
+    return max(0, samples - (step % steps * world + int(arguments.process_index)) * size)
 
 
 def _flat(questions: Sequence[tuple[Document, ...]]) -> list[Document]:
