@@ -48,7 +48,7 @@ def distill(
     from potstill.distill.run import distill as run_distill
 
     if session.dry_run:
-        show_dry_run(session, prepare(session.config, session.workspace))
+        show_dry_run(session, prepare(session.config, session.workspace, session.say))
         return
     from potstill.infer.cache import open_encoder
 

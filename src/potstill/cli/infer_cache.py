@@ -183,7 +183,7 @@ def _rehearsed(session: Session, traces: list[Trace], folder: Path) -> Outcome:
     config = session.config
     decided = policy(config.infer.decide, verdict.router)
     quiet_libraries(session)
-    student = load_student(files, config.student)
+    student = load_student(files, config.student, session.say)
     roles = chosen_roles(config, student, read_manifest(files).roles)
     panel = Panel(student, [role.name for role in roles], config.infer.max_new_tokens)
     reader = open_encoder(config.cache, session.workspace) if decided.familiar else None

@@ -62,7 +62,7 @@ def student_of(session: Session) -> Student | None:
         from potstill.student.local import load_student
 
         quiet_libraries(session)
-        return load_student(files, config.student)
+        return load_student(files, config.student, session.say)
 
     roles = tuple(role.name for role in read_manifest(files).roles)
     return LazyStudent(config.distill.name, roles, fingerprint_on_disk(files), load)

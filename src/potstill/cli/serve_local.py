@@ -105,7 +105,7 @@ async def _serve(session: Session, listener: socket.socket, *, hybrid: bool) -> 
 
     quiet_libraries(session)
     config, secrets, workspace = session.config, session.secrets, session.workspace
-    student = load_student(workspace.student(config.distill.name), config.student)
+    student = load_student(workspace.student(config.distill.name), config.student, session.say)
     if hybrid:
         _check_router(session, student)
     keys = Keys(

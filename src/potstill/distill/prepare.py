@@ -14,6 +14,7 @@ from potstill.distill.rationales import check_rationales, training_rows
 from potstill.distill.soft_targets import check_teacher
 from potstill.records import content_id, text_sha
 from potstill.student.base import base_sha, load_base, load_tokenizer
+from potstill.student.hub import Say, silent, tell
 from potstill.student.manifest import StudentManifest
 from potstill.workspace import Workspace
 
@@ -51,9 +52,12 @@ class Prepared:
     load: Callable[[StudentConfig], Any] = load_base
 
 
-def prepare(config: Config, workspace: Workspace) -> Prepared:
+def prepare(config: Config, workspace: Workspace, say: Say = silent) -> Prepared:
     """Read and encode the data; raises InputError or MachineError before anything is trained."""
     data = read_data(workspace, config.distill.near_duplicate)
+    for name in (config.student.base, config.distill.soft_targets.teacher):
+        if name is not None:
+            tell(name, say)
     tokenizer = load_tokenizer(config.student)
     check_teacher(config.student, config.distill.soft_targets)
     sha = base_sha(config.student)

@@ -57,7 +57,7 @@ def distill(
     tell foreign questions, and the verdict how near in meaning two answers are.
     """
     files = workspace.student(config.distill.name)
-    prepared = prepare(config, workspace)
+    prepared = prepare(config, workspace, say)
     sharded = take_wish(config)
     if sharded:
         prepared = replace(prepared, load=load_sharded)

@@ -8,6 +8,7 @@ from typing import Any
 
 from potstill.config import StudentConfig
 from potstill.errors import InputError, MachineError
+from potstill.student.hub import one_look
 from potstill.student.template import stop_ids
 
 PAD_NAMES = ("<|finetune_right_pad_id|>", "<|endoftext|>", "<pad>", "<|pad|>", "[PAD]")
@@ -94,7 +95,8 @@ def base_sha(config: StudentConfig) -> str:
 
 def _from_pretrained(kind: Any, config: StudentConfig, **more: Any) -> Any:
     try:
-        return kind.from_pretrained(config.base, revision=config.revision, trust_remote_code=False, **more)
+        with one_look(config.base):
+            return kind.from_pretrained(config.base, revision=config.revision, trust_remote_code=False, **more)
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         message = f"cannot load the base {config.base!r}: {first}"

@@ -12,6 +12,7 @@ from potstill.records import Message
 from potstill.student.answers import Piece, StudentAnswer, StudentQuery
 from potstill.student.base import base_sha, load_base, load_tokenizer
 from potstill.student.decoding import Row, Voice
+from potstill.student.hub import Say, silent, tell
 from potstill.student.lora import Adapter, AdapterBank, read_adapter
 from potstill.student.manifest import (
     StudentManifest,
@@ -274,7 +275,7 @@ def read_student(files: StudentFiles) -> Loaded:
     return Loaded(manifest, adapters, source_of(files, manifest))
 
 
-def load_student(files: StudentFiles, config: StudentConfig) -> LocalStudent:
+def load_student(files: StudentFiles, config: StudentConfig, say: Say = silent) -> LocalStudent:
     """Load a finished student; raises InputError where there is none or its base is not the one it was trained on."""
     manifest = read_manifest(files)
     config = config.model_copy(update={"base": manifest.base, "revision": manifest.revision})
@@ -282,6 +283,7 @@ def load_student(files: StudentFiles, config: StudentConfig) -> LocalStudent:
         message = f"the base {manifest.base} is not the one that {manifest.name!r} was trained on"
         raise InputError(message, hint="restore it, or distill anew under another --name")
     loaded = read_student(files)
+    tell(config.base, say)
     student = LocalStudent(Persona(manifest.name, ()), load_base(config), load_tokenizer(config), found)
     student.take(loaded)
     return student

@@ -11,6 +11,7 @@ from potstill.config import StudentConfig
 from potstill.errors import InputError, MachineError
 from potstill.files import read_text
 from potstill.student.fit import KNOWN, Shape
+from potstill.student.hub import one_look
 
 NAMES = {
     "hidden": "hidden_size",
@@ -78,7 +79,8 @@ def _from_hub(config: StudentConfig) -> Shape:
     from transformers import AutoConfig
 
     try:
-        found = AutoConfig.from_pretrained(config.base, revision=config.revision, trust_remote_code=False)
+        with one_look(config.base):
+            found = AutoConfig.from_pretrained(config.base, revision=config.revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         message = f"no config.json of {config.base!r}: {str(error).strip().splitlines()[0]}"
         known = ", ".join(shape.name for shape in KNOWN)
