@@ -147,3 +147,21 @@ def test_a_limit_is_held_against_what_gemini_is_paid_once() -> None:
         made("infer", None, monthly=True),
     )
     assert [held(found, figure) for figure in ("expected", "high", "worst")] == [2, 7, 10]
+
+
+@pytest.mark.parametrize(
+    ("device", "card"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA A10G", "A10G"),
+        ("NVIDIA H100 PCIe", "H100 PCIe"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("Tesla V100-SXM2-16GB", "V100"),
+        ("NVIDIA L40", None),
+        ("NVIDIA RTX 40000", None),
+    ],
+)
+def test_a_card_is_known_by_its_driver_s_name(device: str, card: str | None) -> None:
+    """Speed and power come from one table, by whole words: an L40 is no L4, an H100 PCIe no H100."""
+    found = COMPUTE.card_in(device)
+    assert (None if found is None else found.name) == card

@@ -119,8 +119,7 @@ def machine_counters(cards: Sequence[Card]) -> list[Counter]:
 
 def board_power(cards: Sequence[Card]) -> tuple[float, str] | None:
     """Watts of these cards by their data sheets, and their names; None where one is not known, or there is none."""
-    known = sorted(load_compute().cards, key=lambda row: -len(row.name))
-    rows = [next((row for row in known if row.name.lower() in card.name.lower()), None) for card in cards]
+    rows = [load_compute().card_in(card.name) for card in cards]
     watts = [float(row.watts) for row in rows if row is not None]
     return (sum(watts), ", ".join(card.name for card in cards)) if cards and len(watts) == len(cards) else None
 

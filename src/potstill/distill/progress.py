@@ -7,11 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-PEAK_TFLOPS = {
-    "H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0, "A10G": 70.0,
-    "A10": 125.0, "T4": 65.0, "V100": 125.0, "RTX 4090": 165.0, "RTX 3090": 71.0, "RTX A6000": 155.0,
-}  # fmt: skip
-"""Dense 16-bit tensor TFLOP/s by a part of the card's name, from the makers' data sheets; the first match counts."""
+from potstill.pricing.compute import load_compute
 
 
 @dataclass(frozen=True)
@@ -46,10 +42,10 @@ class Meter:
 
 
 def peak_flops(device: Any) -> float | None:
-    """FLOP/s of a card in 16 bits; None on a CPU or for a card that is not in the table."""
+    """FLOP/s of a card in 16 bits by its data sheet; None on a CPU or for a card that is not known."""
     import torch
 
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((tera * 1e12 for part, tera in PEAK_TFLOPS.items() if part in name), None)
+    card = load_compute().card_in(torch.cuda.get_device_name(device))
+    return None if card is None else float(card.tflops) * 1e12

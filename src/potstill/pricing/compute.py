@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import date
 from decimal import Decimal
@@ -71,6 +72,11 @@ class Compute(Row):
     def card(self, name: str) -> Card:
         """A card by name."""
         return _by(name, {row.name: row for row in self.cards}, "card")
+
+    def card_in(self, device: str) -> Card | None:
+        """The card that a driver's device name speaks of (`NVIDIA A100-SXM4-80GB`); None for one that is not here."""
+        named = [row for row in self.cards if re.search(rf"\b{re.escape(row.name)}\b", device, re.IGNORECASE)]
+        return max(named, key=lambda row: len(row.name), default=None)
 
     def kwh(self, name: str, *, currency: str = "USD", rate: Decimal | None = None) -> Decimal:
         """Dollars a kWh in a region; a price in another currency needs the user's rate for it.
