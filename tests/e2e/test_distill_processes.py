@@ -17,7 +17,7 @@ from tests.unit.test_distill_training import ignore, job
 
 from potstill.config import Config
 from potstill.distill.run import distill
-from potstill.distill.sharding import WISH, load_sharded, take_wish
+from potstill.distill.sharding import WISH, load_sharded, wants_sharding
 from potstill.distill.train import train
 from potstill.errors import MachineError
 from potstill.workspace import StudentFiles, Workspace
@@ -48,7 +48,7 @@ def held(folder: Path) -> tuple[int, int, bool]:
     from torch.distributed.tensor import DTensor
 
     config = config_of(folder)
-    take_wish(config)
+    wants_sharding(config)
     PartialState(cpu=True)
     shares = [each for each in load_sharded(config.student).parameters() if isinstance(each, DTensor)]
     return sum(each.to_local().numel() for each in shares), sum(each.numel() for each in shares), WISH in os.environ
@@ -128,7 +128,7 @@ def train_in(folder: Path, name: str, room: int) -> None:
             raise torch.OutOfMemoryError
 
     config = config_of(folder)
-    take_wish(config)
+    wants_sharding(config)
     lora = {"r": 4, "target_modules": "all-linear"}
     train(config.student, replace(job(folder / name, lora=lora), admit=admit, load=load_sharded), ignore)
 

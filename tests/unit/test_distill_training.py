@@ -14,7 +14,7 @@ from potstill.config import Config, DistillConfig, StudentConfig
 from potstill.distill.data import Rows
 from potstill.distill.progress import Progress
 from potstill.distill.resume import last_checkpoint, own_checkpoints, stop_early
-from potstill.distill.sharding import WISH, take_wish
+from potstill.distill.sharding import WISH, wants_sharding
 from potstill.distill.train import Job, train
 from potstill.errors import MachineError
 
@@ -139,15 +139,15 @@ def test_what_cannot_be_sharded_is_refused(
     """DeepSpeed, and FSDP with what it does not go with, end in code 7 and name it, before anything is loaded."""
     monkeypatch.setenv(wish, "true")
     with pytest.raises(MachineError, match=said):
-        take_wish(Config.model_validate(settings))
+        wants_sharding(Config.model_validate(settings))
 
 
 def test_without_a_wish_nothing_is_sharded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the launcher says nothing, or no, each process holds the whole base."""
     monkeypatch.delenv(WISH, raising=False)
-    assert not take_wish(Config())
+    assert not wants_sharding(Config())
     monkeypatch.setenv(WISH, "false")
-    assert not take_wish(Config())
+    assert not wants_sharding(Config())
 
 
 def test_progress_and_tensorboard(tmp_path: Path, base: Path) -> None:

@@ -1,9 +1,10 @@
 """The one config of all commands: frozen data, a description on every field, and where each value came from.
 
 This room is the only reader of the environment. `sections` and `student_sections` declare, `whole` puts together,
-`resolving` reads the four sources, `secrets` keeps the keys apart.
+`resolving` reads the four sources, `secrets` keeps the keys apart, `launching` hears the launcher.
 """
 
+from potstill.config.launching import take_wish
 from potstill.config.resolving import Resolved, parse_yaml, resolve
 from potstill.config.secrets import KEY_VARIABLES, Secrets, read_secrets
 from potstill.config.sections import (
@@ -64,5 +65,6 @@ __all__ = [
     "parse_yaml",
     "read_secrets",
     "resolve",
+    "take_wish",
     "with_values",
 ]

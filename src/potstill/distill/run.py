@@ -22,7 +22,7 @@ from potstill.distill.processes import is_first_process, leave_group, training_c
 from potstill.distill.progress import Follow
 from potstill.distill.rationales import training_rows
 from potstill.distill.report import page, plot_loss
-from potstill.distill.sharding import load_sharded, take_wish
+from potstill.distill.sharding import load_sharded, wants_sharding
 from potstill.distill.soft_targets import soft_objective
 from potstill.distill.train import Job, train
 from potstill.errors import KeyRefusedError
@@ -58,7 +58,7 @@ def distill(
     """
     files = workspace.student(config.distill.name)
     prepared = prepare(config, workspace, say)
-    sharded = take_wish(config)
+    sharded = wants_sharding(config)
     if sharded:
         prepared = replace(prepared, load=load_sharded)
     manifest = _trained_before(files, prepared)

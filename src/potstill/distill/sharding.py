@@ -7,10 +7,9 @@ Embeddings, head and norms stay whole too: the head's loss reads its weights dir
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
-from potstill.config import Config, StudentConfig
+from potstill.config import Config, StudentConfig, take_wish
 from potstill.errors import MachineError
 from potstill.student.base import load_base, pick_device, pick_dtype
 
@@ -18,19 +17,17 @@ WISH = "ACCELERATE_USE_FSDP"
 """What `accelerate launch --use_fsdp` sets; `torchrun` may be given it by hand."""
 
 
-def take_wish(config: Config) -> bool:
+def wants_sharding(config: Config) -> bool:
     """Whether the launcher wants the base sharded; raises MachineError for what cannot be.
 
     The wish is taken out of the environment, where transformers and accelerate would shard a second time by it.
     """
-    from accelerate.utils import parse_flag_from_env
-
-    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+    if take_wish("ACCELERATE_USE_DEEPSPEED"):
         message = "distill cannot train under DeepSpeed"
         raise MachineError(
             message, hint="launch with torchrun, or with `accelerate launch --multi_gpu` or `--use_fsdp`"
         )
-    if not parse_flag_from_env(WISH):
+    if not take_wish(WISH):
         return False
     unlike = {
         "student.quantization nf4": config.student.quantization == "nf4",
@@ -40,7 +37,6 @@ def take_wish(config: Config) -> bool:
     if refused := [name for name, on in unlike.items() if on]:
         message = f"a sharded base (FSDP) does not go with {' and '.join(refused)}"
         raise MachineError(message, hint="change that, or launch with torchrun or `accelerate launch --multi_gpu`")
-    del os.environ[WISH]
     return True
 
 
