@@ -104,6 +104,20 @@ def read_yaml(path: Path, what: str) -> Any:
     return data
 
 
+def parse_json(text: str) -> Any:
+    """A JSON value; raises json.JSONDecodeError, also for what Python's reader raises something else for.
+
+    A model that was asked for JSON can run in a loop: within a number, or opening one bracket after another.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except (RecursionError, ValueError) as error:
+        problem = "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"
+        raise json.JSONDecodeError(problem, text, 0) from error
+
+
 def check_text(data: Any, origin: str) -> None:
     """Raise InputError, naming `origin`, for half a surrogate pair: YAML and JSON can say one, no file can hold it."""
     try:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from potstill.config import Config
 from potstill.errors import InputError
-from potstill.files import check_text, file_sha, read_lines, read_text, read_yaml
+from potstill.files import check_text, file_sha, parse_json, read_lines, read_text, read_yaml
 from potstill.records import content_id, from_data, text_sha
 from potstill.workspace import NAME_PATTERN, Workspace, shipped
 
@@ -203,7 +203,7 @@ def load_schema(file: str | None) -> dict[str, Any] | None:
     from jsonschema.validators import validator_for
 
     try:
-        schema = json.loads(read_text(Path(file), "JSON Schema"))
+        schema = parse_json(read_text(Path(file), "JSON Schema"))
         if not isinstance(schema, dict):
             message = f"{file}: a JSON Schema is an object"
             raise InputError(message)
@@ -285,7 +285,7 @@ def _read_jsonl(path: Path) -> Iterator[Prompt]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except json.JSONDecodeError as error:
             message = f"{path}:{number}: not JSON: {error.msg} (column {error.colno})"
             raise InputError(message) from error

@@ -333,6 +333,13 @@ def test_replies_are_read_strictly(decision: Any, reply: str, text: str | None) 
     assert read_reply(decision, reply, [answer("a"), answer("b", role="y")]).text == text
 
 
+@pytest.mark.parametrize("reply", ['{"best": ' + "1" * 5000, '{"fits":' * 100_000])
+def test_reply_that_runs_in_a_loop_decides_nothing(reply: str) -> None:
+    """A number without end, or brackets within brackets: what JSON mode makes of a loop is no error of ours."""
+    assert read_reply("select", reply, [answer("a")]).text is None
+    assert read_reply("verify", reply, [answer("a")]).text is None
+
+
 @given(st.sampled_from(["merge", "select", "verify"]), st.text())
 def test_no_reply_breaks_the_reading(decision: Any, reply: str) -> None:
     """Any text of Gemini is data: it is read without an error, and picks a candidate or nothing."""

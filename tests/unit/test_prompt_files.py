@@ -38,11 +38,12 @@ def test_a_bad_line_does_not_hide_those_before_it(tmp_path: Path) -> None:
     ("name", "text", "where"),
     [
         ("a.jsonl", '{"prompt": "fine"}\n{"prompt": "\\ud83d"}\n', r"a\.jsonl:2: prompt: \\ud83d"),
+        ("a.jsonl", '{"prompt": "fine", "n": ' + "1" * 5000 + "}", r"a\.jsonl:1: not JSON: a number"),
         ("a.yaml", 'prompts: ["fine", "\\ud83d"]\n', r"a\.yaml: \\ud83d"),
     ],
 )
-def test_half_a_character_is_refused_where_it_stands(tmp_path: Path, name: str, text: str, where: str) -> None:
-    """JSON and YAML can escape half a surrogate pair, which neither the ledger nor a dataset can hold."""
+def test_what_json_can_say_and_no_file_hold_is_refused(tmp_path: Path, name: str, text: str, where: str) -> None:
+    """Half a surrogate pair, which neither the ledger nor a dataset can hold, and a number without end."""
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=where):
         load_prompts([str(tmp_path / name)])

@@ -127,6 +127,8 @@ def test_answers_by_a_schema() -> None:
     assert check("300 W") == Rejection("not JSON", "Extra data (character 4)")
     assert check('{"watts": "many"}') == Rejection("schema", "$.watts: 'many' is not of type 'integer'")
     assert check("[" * 100_000).reason == "not JSON"
+    assert check('{"watts": ' + "1" * 5000 + "}") == Rejection("not JSON", "a number of too many digits (character 0)")
+    assert read_texts('{"questions": ' + "1" * 5000) == ()
 
 
 @given(st.text())

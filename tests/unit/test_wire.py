@@ -96,6 +96,12 @@ def test_what_is_no_whole_reply_is_none(raw: str) -> None:
     assert reply is None or isinstance(reply.text, str)
 
 
+@pytest.mark.parametrize("raw", ['{"candidates": ' + "1" * 5000, '{"candidates":' * 100_000])
+def test_a_body_without_end_is_no_reply(raw: str) -> None:
+    """What Python's own reader raises other errors for is as unreadable as a body that was cut off."""
+    assert parse_reply(raw) is None
+
+
 def test_every_prefix_of_a_reply_is_unreadable() -> None:
     """A body that was cut anywhere is not taken for an answer."""
     whole = body(candidates=[{"content": {"parts": [{"text": "all of it"}]}, "finishReason": "STOP"}])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -14,6 +13,7 @@ from potstill.distill.asking import Judged
 from potstill.distill.metrics import agreement
 from potstill.distill.stats import ceiling, interval
 from potstill.errors import BudgetError, QuotaError, TeacherError
+from potstill.files import parse_json
 from potstill.ledger import Cap
 from potstill.prompts import fill, load_template
 from potstill.records import Ceiling, Duel, Message
@@ -133,7 +133,7 @@ def _request(config: Config, item: Judged, pair: tuple[str, str]) -> TeacherRequ
 
 def _better(reply: Answer | None) -> int | None:
     try:
-        value = json.loads(reply.text)["better"] if reply else None
+        value = parse_json(reply.text)["better"] if reply else None
     except (ValueError, KeyError, TypeError):
         return None
     return value if value in {0, 1, 2} and not isinstance(value, bool) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from potstill.files import parse_json
 from potstill.generate.sift import Check, Rejection
 
 SHOWN_CHARS = 200
@@ -32,11 +33,9 @@ def schema_check(schema: dict[str, Any]) -> Check:
 def read_json(text: str) -> Any:
     """The JSON value that a text is; a Rejection where it is none."""
     try:
-        return json.loads(text)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         return Rejection("not JSON", f"{error.msg} (character {error.pos})")
-    except RecursionError:
-        return Rejection("not JSON", "nested too deeply")
 
 
 TEXTS = {

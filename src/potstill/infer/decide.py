@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from potstill.files import parse_json
 from potstill.records import Familiar, RouterRule
 from potstill.student.answers import StudentAnswer
 
@@ -172,7 +173,7 @@ def read_reply(decision: Decision, reply: str, candidates: Sequence[StudentAnswe
         return Chosen(reply, f"Gemini merged {len(candidates)}") if reply.strip() else Chosen(None, "an empty merge")
     readers: dict[str, Callable[[Any, Sequence[StudentAnswer]], Chosen]] = {"select": _selected, "verify": _verified}
     try:
-        value = json.loads(reply)
+        value = parse_json(reply)
     except json.JSONDecodeError:
         value = None
     return readers[decision](value if isinstance(value, dict) else {}, candidates)

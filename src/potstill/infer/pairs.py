@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from potstill.errors import InputError
+from potstill.files import parse_json
 
 Split = Literal["fit", "calibrate", "heldout"]
 SPLITS: tuple[Split, ...] = ("fit",) * 4 + ("calibrate",) * 4 + ("heldout",) * 2
@@ -99,7 +100,7 @@ def _from_jsonl(path: Path) -> Iterator[Pair]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except json.JSONDecodeError as error:
             message = f"{path}:{number}: not JSON: {error.msg} (column {error.colno})"
             raise InputError(message) from error

@@ -275,7 +275,7 @@ def _lines(data: bytes) -> Iterator[dict[str, Any]]:
     for raw in data.splitlines():
         try:
             parsed = json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(parsed, dict):
             yield parsed

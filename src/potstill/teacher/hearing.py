@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from potstill.files import parse_json
 from potstill.teacher.wire import parse_reply, raw_json
 
 Tell = Callable[[str], None]
@@ -24,8 +25,8 @@ class Hearing:
     def take(self, event: str) -> None:
         """Take the next event, a JSON document, and pass its text on; what is no event is left out."""
         try:
-            parsed = json.loads(event)
-        except ValueError:
+            parsed = parse_json(event)
+        except json.JSONDecodeError:
             return
         if not isinstance(parsed, dict):
             return

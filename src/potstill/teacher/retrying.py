@@ -15,6 +15,7 @@ from http import HTTPStatus
 from typing import Any
 
 from potstill.errors import KeyRefusedError, PotstillError, QuotaError, UsageError
+from potstill.files import parse_json
 from potstill.teacher.pacing import MINUTE_S, next_day
 from potstill.teacher.wire import FINAL, Reply
 from potstill.wording import counted
@@ -201,7 +202,7 @@ def _violations(error: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _error(body: str) -> dict[str, Any]:
     try:
-        parsed = json.loads(body)
+        parsed = parse_json(body)
     except json.JSONDecodeError:
         return {}
     if isinstance(parsed, list) and parsed:

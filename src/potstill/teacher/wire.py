@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from potstill.files import parse_json
 from potstill.records import Record, Usage
 from potstill.teacher.chat import as_gemini, is_chat
 
@@ -35,8 +36,8 @@ class Reply(Record):
 def parse_reply(raw: str) -> Reply | None:
     """Read a reply's body; None where it is not a whole generateContent response or chat completion."""
     try:
-        body = json.loads(raw)
-    except (json.JSONDecodeError, RecursionError):
+        body = parse_json(raw)
+    except json.JSONDecodeError:
         return None
     if isinstance(body, dict) and is_chat(body):
         body = as_gemini(body)
