@@ -17,7 +17,14 @@ KINDS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("a Slack token", re.compile(r"\bxox[abeoprs]-[0-9A-Za-z-]{10,}")),
     ("a JSON web token", re.compile(r"\beyJ[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]+")),
     ("a private key", re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")),
-    ("a password", re.compile(r"(?i)\b(?:password|passwd|pwd|secret|token|api[_-]?key)\s*(?:=|:|\bis\b)\s*\S{6,}")),
+    ("a Hugging Face token", re.compile(r"\bhf_[0-9A-Za-z]{30,}")),
+    ("a bearer token", re.compile(r"(?i)\bbearer\s+(?=\S*\d)[0-9A-Za-z._~+/=-]{12,}")),
+    ("an HTTP authorization", re.compile(r"(?i)\bauthorization\s*[:=]\s*\S+\s+\S{6,}")),
+    ("a password", re.compile(r"(?:密碼|密码|口令|金鑰|密钥|令牌|權杖)\s*(?:是|為|为|=|:|\uff1a)\s*[!-~]{6,}")),
+    (
+        "a password",
+        re.compile(r"(?i)(?:\b|_)(?:password|passwd|pwd|secret|token|api[_-]?key)\s*(?:=|:|\bis\b)\s*\S{6,}"),
+    ),
     ("a password in a URL", re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/:@]+:[^\s/@]+@")),
     ("a card number", re.compile(r"\b(?:\d[ -]?){13,18}\d\b")),
 )
