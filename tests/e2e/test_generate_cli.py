@@ -202,16 +202,18 @@ async def test_two_runs_at_once_pay_once(questions: Path, tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("questions")
 def test_an_interrupt_is_130(potstill: Run, tmp_path: Path) -> None:
-    """Ctrl-C ends in 130, and the same command goes on from there."""
+    """Ctrl-C ends in 130, which the last event tells too, and the same command goes on from there."""
     with running(EmulatorSettings(latency_s=0.3)) as slow:
         env = {**KEY, "GOOGLE_GEMINI_BASE_URL": slow.url}
-        command = [str(COMMAND), "generate", *FLAGS, "-q"]
-        process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, **env}, stderr=subprocess.PIPE, text=True)
+        command = [str(COMMAND), "generate", *FLAGS, "-q", "--json-events"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, **env}, text=True, **pipes)
         deadline = time.monotonic() + 60
         while len(slow.log()) < 5 and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        _, complaint = process.communicate(timeout=60)
+        events, complaint = process.communicate(timeout=60)
         assert process.returncode == 130, complaint
+        assert json.loads(events.splitlines()[-1])["exit_code"] == 130
         assert "the same command goes on from here" in complaint
         assert potstill("generate", *FLAGS, env=env).returncode == 0

@@ -28,6 +28,7 @@ from potstill.wording import visible
 Form = Literal["text", "json", "events"]
 """How an error is told on standard output: not at all, as one document, as one line."""
 INTERRUPTED = 130
+STOPPED = "interrupted; what was finished is saved, the same command goes on from here"
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 """What a disk says that is full, or closed to us: wherever it comes up, no bug of ours."""
 
@@ -74,7 +75,9 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
         if code == INTERRUPTED:  # what typer makes of Ctrl-C
-            sys.stderr.write("interrupted; what was finished is saved, the same command goes on from here\n")
+            sys.stderr.write(f"{STOPPED}\n")
+            if form == "events":
+                _event({"schema_version": 1, "error": STOPPED, "hint": None, "exit_code": code})
     except PotstillError as error:
         code = _report(error, form, verbose=verbose)
     except typer.Abort:
@@ -133,8 +136,13 @@ def _report(error: PotstillError, form: Form, *, verbose: bool) -> int:
         sys.stderr.write(visible(f"  cause: {secrets.redact(cause)}\n"))
     document = {"schema_version": 1, "error": message, "hint": hint, "exit_code": error.exit_code}
     if form == "events":
-        event = {"event": "error", "at": datetime.now(UTC).isoformat(), **document}
-        sys.stdout.write(json.dumps(event, ensure_ascii=False) + "\n")
+        _event(document)
     elif form == "json":
         sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
     return error.exit_code
+
+
+def _event(document: dict[str, object]) -> None:
+    """What ended a run, as the last of its events."""
+    event = {"event": "error", "at": datetime.now(UTC).isoformat(), **document}
+    sys.stdout.write(json.dumps(event, ensure_ascii=False) + "\n")
