@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -205,3 +206,15 @@ def test_multilingual_kind_gives_the_same_vectors(multilingual: Path, tmp_path: 
         assert one == pytest.approx(other, abs=2e-6)
     assert found.unreadable("多 少 記 憶 體 ?") is None
     assert "does not know" in str(found.unreadable("unheard of words"))
+
+
+def test_encoder_reports_to_nobody(tmp_path: Path, graphs: Path) -> None:
+    """ONNX Runtime's telemetry is off: it leaves neither a device id nor a file of events in the home folder."""
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom potstill.infer.loading import load_encoder\n"
+        "load_encoder(sys.argv[1], Path(sys.argv[2])).encode(['hello'])"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    homes = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, "-c", code, NAME, str(graphs)], env={**env, **homes}, check=True)
+    assert not list(tmp_path.rglob("*onnxruntime*"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +45,8 @@ class OnnxEncoder:
         Raises UnsupportedModelError for another kind of model, MachineError where a package is missing.
         """
         try:
+            # Its official builds report their use to their maker; only this, set before it is loaded, ends all of that.
+            os.putenv("ORT_DISABLE_TELEMETRY", "1")
             import onnxruntime
             from tokenizers import Tokenizer
         except ImportError as error:
