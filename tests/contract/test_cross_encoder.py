@@ -81,7 +81,7 @@ def test_what_is_no_cross_encoder_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_calibration_tries_it_and_pays_for_that_in_its_bound(tiny: Path, tmp_path: Path) -> None:
-    """Its thresholds stand in the curve beside the cosine's, and every bound is at the level divided by all of them."""
+    """Its thresholds stand in the curve beside the cosine's, and every bound is at the level divided by one signal more."""
     pairs = tuple(Pair(f"what is {n} a", f"what is {n} b", n % 3 > 0) for n in range(120))
     cache = CacheConfig(encoder="hashing", cross_encoder=str(tiny))
     found = run_calibration(cache, Workspace(tmp_path / "with"), pairs, "test")

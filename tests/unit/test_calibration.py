@@ -1,10 +1,11 @@
-"""Calibration: pairs and their splits, the bound, the verifier, the choice, and what is written."""
+"""Calibration: pairs and their splits, the verifier, the order of the tests, the choice, and what is written."""
 
 from __future__ import annotations
 
 import gzip
 import itertools
 import json
+import math
 import random
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -16,20 +17,22 @@ from hypothesis import strategies as st
 
 from potstill.config import CacheConfig
 from potstill.errors import InputError
+from potstill.infer.bounds import LEVEL, design_effect, upper_bound
 from potstill.infer.calibrating import calibration_files, read_calibration, run_calibration
 from potstill.infer.calibration import (
+    COSINES,
     Calibration,
     Circumstances,
     Point,
+    Scored,
     calibrate,
     choose,
-    design_effect,
-    lower_bound,
-    upper_bound,
+    sequence,
 )
 from potstill.infer.features import NAMES, features
-from potstill.infer.pairs import FEW, Pair, read_pairs, split_pairs
-from potstill.infer.verifier import Verifier, fit_verifier
+from potstill.infer.guard import veto
+from potstill.infer.pairs import FEW, Pair, dealt, read_pairs, split_pairs
+from potstill.infer.verifier import FOLDS, Tree, Verifier, cross_fitted, fit_verifier
 from potstill.workspace import Workspace
 
 WORDS = [
@@ -128,63 +131,6 @@ def test_no_question_is_in_two_splits(links: list[tuple[int, int]]) -> None:
     assert all(not one & other for one, other in itertools.combinations(seen, 2))
 
 
-def test_pairs_that_go_together_count_for_fewer() -> None:
-    """Four pairs about one question, labelled alike, say as much as one; pairs without a common question count in full."""
-    alone = [Pair(f"a{number}", f"b{number}", number % 3 > 0) for number in range(60)]
-    assert design_effect(alone) == pytest.approx(1.0)
-    linked = [Pair(f"a{group}", f"b{group}-{number}", group % 3 > 0) for group in range(60) for number in range(4)]
-    assert design_effect(linked) == pytest.approx(4.0)
-    assert design_effect([Pair("a", "b", same=True), Pair("a", "c", same=True)]) == 1.0
-    assert design_effect([]) == 1.0
-
-
-@pytest.mark.parametrize(
-    ("wrong", "served", "level", "bound"),
-    [
-        (0, 59, 0.05, 0.0495),  # 1 - level^(1/n): the rule of 59 for 5 %
-        (0, 299, 0.05, 0.00997),
-        (1, 20, 0.025, 0.2487),  # scipy.stats.beta.ppf(0.975, 2, 19)
-        (10, 100, 0.025, 0.17622),
-        (50, 1000, 0.05, 0.06301),
-    ],
-)
-def test_bound_is_clopper_and_pearsons(wrong: int, served: int, level: float, bound: float) -> None:
-    """Known values, and the same by scipy's beta distribution."""
-    from scipy.stats import beta
-
-    assert upper_bound(wrong, served, level) == pytest.approx(bound, abs=5e-4)
-    assert upper_bound(wrong, served, level) == pytest.approx(beta.ppf(1 - level, wrong + 1, served - wrong), abs=1e-9)
-    if wrong:
-        assert lower_bound(wrong, served, level) == pytest.approx(beta.ppf(level, wrong, served - wrong + 1), abs=1e-9)
-
-
-def test_bounds_at_the_ends() -> None:
-    """Nothing served proves nothing; all wrong is all wrong; none wrong has no bound from below."""
-    assert upper_bound(0, 0, 0.05) == 1.0
-    assert upper_bound(5, 5, 0.05) == 1.0
-    assert lower_bound(0, 0, 0.05) == 0.0
-    assert lower_bound(0, 10, 0.05) == 0.0
-
-
-@given(st.integers(1, 300), st.data())
-def test_bound_lies_above_the_rate_and_falls_with_evidence(served: int, data: st.DataObject) -> None:
-    """The bound is never below what was seen, and ten times the evidence at the same rate brings it down."""
-    wrong = data.draw(st.integers(0, served))
-    bound = upper_bound(wrong, served, 0.05)
-    assert bound >= wrong / served
-    assert upper_bound(10 * wrong, 10 * served, 0.05) <= bound
-
-
-def test_promise_holds_in_repetition() -> None:
-    """Of 200 calibrations on labels that are wrong at exactly the promised rate, at most about 5 % switch on."""
-    draw = random.Random(1)
-    broken = 0
-    for _ in range(200):
-        wrong = sum(draw.random() < 0.1 for _ in range(300))
-        broken += upper_bound(wrong, 300, 0.05) <= 0.1
-    assert broken <= 20
-
-
 def point(served: int, wrong: int, upper: float) -> Point:
     """A point of a curve."""
     return Point(signal="cosine", threshold=0.9, served=served, wrong=wrong, upper=upper, hit_rate=0.1, recall=0.1)
@@ -197,11 +143,84 @@ def test_choice_serves_most_under_the_bound() -> None:
     assert choose([broken], 0.05) is None
 
 
+def served_at(cosine: float, wrong: int, right: int) -> list[Scored]:
+    """So many pairs of their own at a cosine, of which so many are wrong."""
+    labels = [False] * wrong + [True] * right
+    return [
+        Scored(Pair(f"a{cosine} {number}", f"b{cosine} {number}", same), cosine, None, vetoed=False)
+        for number, same in enumerate(labels)
+    ]
+
+
+def test_looser_thresholds_are_tested_until_one_fails() -> None:
+    """The first is what promised most on the fitted pairs; past a failure nothing is served, though a looser one looks better."""
+    fitted = [*served_at(0.97, 5, 15), *served_at(0.93, 0, 300), *served_at(0.83, 100, 100)]
+    tested = [*served_at(0.97, 0, 100), *served_at(0.93, 0, 100), *served_at(0.9, 40, 0), *served_at(0.85, 0, 2000)]
+    points = sequence(fitted, tested, "cosine", (0.97, 0.93, 0.9, 0.85), 0.05)
+    assert [point.threshold for point in points] == [0.93, 0.9, 0.85]
+    assert points[0].upper == pytest.approx(upper_bound(0, 200, 0.05))
+    assert points[1].upper == points[2].upper == pytest.approx(upper_bound(40, 240, 0.05))
+    assert upper_bound(40, 2240, 0.05) < 0.05
+    assert choose(points, 0.05) == points[0]
+
+
+def test_level_is_divided_by_the_signals_alone() -> None:
+    """With a cosine and a verifier each threshold is tested at half the level, however many there are."""
+    pairs = made_pairs(1100)
+    found = calibrate(pairs, weak_cosines, about(0.05))
+    tested = split_pairs(pairs)["calibrate"]
+    assert {point.signal for point in found.curve} == {"cosine", "verifier"}
+    first = next(point for point in found.curve if point.signal == "cosine")
+    effect = design_effect([pair for pair in tested if veto(pair.question, pair.cached) is None])
+    assert first.upper == pytest.approx(upper_bound(first.wrong / effect, first.served / effect, LEVEL / 2))
+
+
+def linked_pairs(draw: random.Random, rate: float) -> list[Scored]:
+    """120 questions, four pairs about each, of which all are wrong at this rate or none; the cosine says nothing."""
+    found = []
+    for number in range(120):
+        wrong, cosine = draw.random() < rate, draw.uniform(0.8, 1.0)
+        found += [Scored(Pair(f"a{number}", f"b{number} {n}", not wrong), cosine, None, vetoed=False) for n in range(4)]
+    return found
+
+
+def test_promise_holds_over_linked_pairs() -> None:
+    """Labels wrong a little more often than promised, linked, at every threshold: hardly one calibration in twenty switches on."""
+    draw = random.Random(3)
+    on = sum(
+        choose(sequence(linked_pairs(draw, 0.21), linked_pairs(draw, 0.21), "cosine", COSINES[::4], LEVEL), 0.2)
+        is not None
+        for _ in range(200)
+    )
+    assert on <= 10
+
+
+def test_links_among_the_served_pairs_count_where_they_are_closer() -> None:
+    """Near pairs that all are about few questions prove less than as many in a set whose other pairs stand alone."""
+    near = [
+        Scored(Pair(f"a{n % 20}", f"b{n}", n % 20 > 0), 0.97, None, vetoed=False) for n in range(200)
+    ]  # one of twenty questions wrong, ten pairs each
+    alone = served_at(0.7, 500, 500)
+    (point,) = sequence(near, [*near, *alone], "cosine", (0.95,), 0.05)
+    assert (point.served, point.wrong) == (200, 10)
+    assert point.upper == pytest.approx(upper_bound(1, 20, 0.05), abs=0.01)
+
+
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_features_are_equal_both_ways_round(one: str, other: str) -> None:
     """Which question was cached makes no difference, and every feature is there."""
     assert features(one, other, 0.5) == features(other, one, 0.5)
+    assert all(math.isfinite(value) for value in features(one, other, 0.5))
     assert len(features(one, other, 0.5)) == len(NAMES)
+
+
+def test_order_of_words_is_seen() -> None:
+    """Matching blocks, the longest run and the common words at both ends tell where two questions part."""
+    row = features("How do I learn to code in a year?", "How do I learn to sing in a year?", 0.9)
+    seen = dict(zip(NAMES, row, strict=True))
+    assert (seen["words_from_start"], seen["words_from_end"]) == (5, 3)
+    assert (seen["blocks_shared"], seen["longest_run"]) == (16 / 18, 5 / 9)
+    assert seen["content_contained"] == 2 / 3
 
 
 def test_verifier_learns_what_the_cosine_does_not_see() -> None:
@@ -237,6 +256,45 @@ def test_verifier_computes_what_scikit_learn_does() -> None:
     expected = model.predict_proba(rows)[:, 1]
     found = [again.score(pair.question, pair.cached, cosine) for pair, cosine in zip(pairs, cosines, strict=True)]
     assert found == pytest.approx(list(expected), abs=1e-4)
+
+
+def test_cross_fitted_scores_know_no_label() -> None:
+    """On labels that are chance, a fitted verifier remembers its own pairs and those that have not seen them know nothing."""
+    draw = random.Random(5)
+    pairs = [Pair(pair.question, pair.cached, draw.random() < 0.5) for pair in made_pairs(800)]
+    cosines = [draw.random() for _ in pairs]
+    fitted = fit_verifier(pairs, cosines)
+    assert fitted is not None
+    own = [fitted.score(pair.question, pair.cached, cosine) for pair, cosine in zip(pairs, cosines, strict=True)]
+
+    def right(scores: Sequence[float | None]) -> float:
+        return sum((score or 0.0) > 0.5 for score, pair in zip(scores, pairs, strict=True) if pair.same) / len(pairs)
+
+    assert right(own) > 0.3
+    assert 0.15 < right(cross_fitted(pairs, cosines)) < 0.3
+
+
+def test_cross_fitted_pairs_between_two_folds_have_no_score() -> None:
+    """Where all pairs hang together, those whose questions were dealt apart are left out: one side would have been seen."""
+    chain = [Pair(f"q{number}", f"q{number + step}", number % 3 > 0) for number in range(300) for step in (1, 2)]
+    folds = dealt(chain, FOLDS, "fold ")
+    scores = cross_fitted(chain, [0.9] * len(chain))
+    assert [score is not None for score in scores] == [one == other for one, other in folds]
+    assert 50 < sum(score is not None for score in scores) < 300
+
+
+def test_verifier_of_fewer_features_stays_in_force() -> None:
+    """One that was stored before features were added scores as it did; one of unknown features is not current."""
+    pairs = made_pairs(500)
+    older = [features(pair.question, pair.cached, 0.9)[:-5] for pair in pairs]
+    stored = Verifier(
+        names=NAMES[:-5],
+        start=0.5,
+        trees=(Tree(feature=(3, -1, -1), split=(0.4, 0, 0), low=(1, 0, 0), high=(2, 0, 0), value=(0, -1, 1)),),
+    )
+    assert stored.current
+    assert stored.score(pairs[0].question, pairs[0].cached, 0.9) == stored.probability(older[0])
+    assert not stored.model_copy(update={"names": (*NAMES[:-1], "other")}).current
 
 
 def test_few_pairs_fit_no_verifier() -> None:

@@ -1,34 +1,36 @@
 """Where a cached answer may be served: a threshold with an upper bound on wrong hits, set on labelled pairs.
 
-Every threshold of a fixed grid is tested on pairs that took no part in fitting: the share of wrong answers among those
-that it would serve has a Clopper-Pearson upper bound (doi 10.1093/biomet/26.4.404) at a level that is divided by the
-number of thresholds tried (Bonferroni), so that with 95 % confidence all bounds hold at once. Pairs that share a question are not independent, and count for fewer by
-their design effect (Korn and Graubard 1998). Of those that stay under
-`cache.max_wrong_rate` the one that serves most is taken; where none does, the semantic layer stays off.
+Each signal (cosine, verifier, cross-encoder) has its thresholds tested in a fixed order on pairs that took no part in fitting:
+first the one that promises most on the fitted pairs, then looser ones until one fails (fixed-sequence testing, as in Learn
+then Test, arXiv 2110.01052). So the level is divided by the number of signals only, and not by that of the thresholds.
+The test: a Clopper-Pearson upper bound on the share of wrong answers among those served, for which linked pairs count for
+fewer (see `bounds`). Of the thresholds reached under `cache.max_wrong_rate` the one that serves most is taken; where
+none is, the semantic layer stays off.
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from itertools import accumulate
 from typing import Literal
 
+from potstill.infer.bounds import LEVEL, design_effect, upper_bound
 from potstill.infer.guard import veto
 from potstill.infer.pairs import Pair, split_pairs
-from potstill.infer.verifier import Verifier, fit_verifier
+from potstill.infer.verifier import Verifier, cross_fitted, fit_verifier
 from potstill.records import Record
 
-LEVEL = 0.05
-"""One minus the confidence of the bound."""
-COSINES = (0.80, 0.82, 0.84, 0.85, 0.86, 0.88, 0.90, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98)
-SERVED_SHARES = (0.4, 0.3, 0.25, 0.2, 0.16, 0.13, 0.1, 0.08, 0.06, 0.045, 0.03, 0.02, 0.01)
+COSINES = tuple(round(0.8 + 0.01 * step, 2) for step in range(20))
+SERVED_SHARES = (
+    *(0.5, 0.45, 0.4, 0.35, 0.3, 0.27, 0.25, 0.22, 0.2, 0.18, 0.16, 0.145, 0.13),
+    *(0.115, 0.1, 0.09, 0.08, 0.07, 0.06, 0.05, 0.045, 0.037, 0.03, 0.025, 0.02),
+)
 """A model's thresholds are its scores above which these shares of the fitted pairs lie."""
 FIXED = (0.85, 0.9, 0.95)
-BISECTIONS = 50
 
 Signal = Literal["cosine", "verifier", "cross_encoder"]
 
@@ -36,7 +38,8 @@ Signal = Literal["cosine", "verifier", "cross_encoder"]
 class Point(Record):
     """One threshold on the pairs that set it: how many it would serve, how many of those wrong, and the bound on that.
 
-    `hit_rate` is served / pairs; `recall` the share of the pairs with one answer that it would serve.
+    `upper` is the highest bound from its signal's first threshold to this one: the least rate under which the tests get
+    here. `hit_rate` is served / pairs; `recall` the share of the pairs with one answer that it would serve.
     """
 
     signal: Signal
@@ -126,12 +129,21 @@ def calibrate(
     cosines = {name: cosine_of(found) for name, found in splits.items()}
     verifier = fit_verifier(splits["fit"], cosines["fit"])
     crossed = {name: cross_of(found) if cross_of else None for name, found in splits.items()}
-    fitted, tested, held = (_scored(splits[name], cosines[name], verifier, crossed[name]) for name in splits)
-    grid: list[tuple[Signal, float]] = [("cosine", value) for value in COSINES]
-    grid += [("verifier", value) for value in _thresholds([item.probability for item in fitted])]
-    grid += [("cross_encoder", value) for value in _thresholds([item.crossed for item in fitted])]
-    effect = design_effect([item.pair for item in tested if not item.vetoed])
-    curve = tuple(_point(tested, signal, threshold, LEVEL / len(grid), effect) for signal, threshold in grid)
+    unseen = cross_fitted(splits["fit"], cosines["fit"]) if verifier else None
+    fitted = _scored(splits["fit"], cosines["fit"], unseen, crossed["fit"])
+    tested, held = (
+        _scored(splits[name], cosines[name], _probabilities(verifier, splits[name], cosines[name]), crossed[name])
+        for name in ("calibrate", "heldout")
+    )
+    grids: dict[Signal, Sequence[float]] = {
+        "cosine": COSINES,
+        "verifier": _thresholds([item.probability for item in fitted]),
+        "cross_encoder": _thresholds([item.crossed for item in fitted]),
+    }
+    level = LEVEL / sum(bool(grid) for grid in grids.values())
+    curve = tuple(
+        point for signal, grid in grids.items() if grid for point in sequence(fitted, tested, signal, grid, level)
+    )
     best = choose(curve, about.max_wrong_rate)
     return Calibration(
         created_at=about.now,
@@ -159,85 +171,63 @@ def choose(curve: Sequence[Point], max_wrong_rate: float) -> Point | None:
     return max(kept, key=lambda point: (point.served - point.wrong, -point.upper), default=None)
 
 
-def upper_bound(wrong: int, served: int, level: float) -> float:
-    """Clopper-Pearson: the rate at which as few as `wrong` of `served` would have probability `level`. 1 for none served."""
-    if served == 0 or wrong >= served:
-        return 1.0
-    low, high = wrong / served, 1.0
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _at_most(wrong, served, middle) > level else (low, middle)
-    return high
+def sequence(
+    fitted: Sequence[Scored], tested: Sequence[Scored], signal: Signal, grid: Sequence[float], level: float
+) -> list[Point]:
+    """A signal's thresholds in the order of their tests, from the one with the least bound on the fitted pairs to the loosest."""
+    order = sorted(grid, reverse=True)
+    hopes = _points(fitted, signal, order, level)
+    first = min(range(len(order)), key=lambda place: hopes[place].upper)
+    points = _points(tested, signal, order[first:], level)
+    highest = accumulate((point.upper for point in points), max)
+    return [point.model_copy(update={"upper": upper}) for point, upper in zip(points, highest, strict=True)]
 
 
-def lower_bound(wrong: int, served: int, level: float) -> float:
-    """Clopper-Pearson from below: the rate at which as many as `wrong` of `served` would have probability `level`."""
-    return 1.0 - upper_bound(served - wrong, served, level) if served else 0.0
-
-
-def _at_most(wrong: int, served: int, rate: float) -> float:
-    """Binomial distribution function, summed from its largest term down in logarithms."""
-    total = 0.0
-    constant = math.lgamma(served + 1)
-    for count in range(wrong, -1, -1):
-        term = constant - math.lgamma(count + 1) - math.lgamma(served - count + 1)
-        value = math.exp(term + count * math.log(rate) + (served - count) * math.log1p(-rate))
-        total += value
-        if value < total * 1e-12:
-            break
-    return min(1.0, total)
+def _probabilities(
+    verifier: Verifier | None, pairs: Sequence[Pair], cosines: Sequence[float]
+) -> list[float | None] | None:
+    if verifier is None:
+        return None
+    return [verifier.score(pair.question, pair.cached, cosine) for pair, cosine in zip(pairs, cosines, strict=True)]
 
 
 def _scored(
-    pairs: Sequence[Pair], cosines: Sequence[float], verifier: Verifier | None, crossed: Sequence[float] | None
+    pairs: Sequence[Pair],
+    cosines: Sequence[float],
+    probabilities: Sequence[float | None] | None,
+    crossed: Sequence[float | None] | None,
 ) -> list[Scored]:
-    crosses: Sequence[float | None] = crossed or [None] * len(pairs)
+    none = [None] * len(pairs)
     return [
-        Scored(
-            pair,
-            cosine,
-            verifier.score(pair.question, pair.cached, cosine) if verifier else None,
-            veto(pair.question, pair.cached) is not None,
-            cross,
-        )
-        for pair, cosine, cross in zip(pairs, cosines, crosses, strict=True)
+        Scored(pair, cosine, probability, veto(pair.question, pair.cached) is not None, cross)
+        for pair, cosine, probability, cross in zip(pairs, cosines, probabilities or none, crossed or none, strict=True)
     ]
 
 
 def _thresholds(scores: Sequence[float | None]) -> list[float]:
-    """The scores above which certain shares of the fitted pairs lie."""
+    """The scores above which certain shares of the fitted pairs lie, rounded down: also those of a model that is sure."""
     values = sorted((score for score in scores if score is not None), reverse=True)
-    return sorted({round(values[int(share * len(values))], 6) for share in SERVED_SHARES}) if values else []
+    found = [values[int(share * len(values))] for share in SERVED_SHARES] if values else []
+    return sorted({math.floor(1e6 * value) / 1e6 for value in found})
 
 
-def design_effect(pairs: Sequence[Pair]) -> float:
-    """How many times the variance of a share of wrong pairs is that of as many independent ones; at least 1.
-
-    Two pairs that share a question may go together, others do not (dyadic clusters, Aronow et al., arXiv 1312.3398).
-    """
-    rate = sum(not pair.same for pair in pairs) / max(1, len(pairs))
-    by_question: defaultdict[str, float] = defaultdict(float)
-    alone = 0.0
-    for pair in pairs:
-        over = (not pair.same) - rate
-        alone += over * over
-        for question in {pair.question, pair.cached}:
-            by_question[question] += over
-    together = sum(total * total for total in by_question.values()) - alone
-    return max(1.0, together / alone) if alone else 1.0
+def _points(pairs: Sequence[Scored], signal: Signal, thresholds: Sequence[float], level: float) -> list[Point]:
+    whole = design_effect([item.pair for item in pairs if not item.vetoed])
+    return [_point(pairs, signal, threshold, level, whole) for threshold in thresholds]
 
 
-def _point(tested: Sequence[Scored], signal: Signal, threshold: float, level: float, effect: float) -> Point:
-    served = [item.pair.same for item in tested if item.value(signal) >= threshold]
-    wrong = served.count(False)
-    same = sum(item.pair.same for item in tested)
+def _point(pairs: Sequence[Scored], signal: Signal, threshold: float, level: float, whole: float) -> Point:
+    served = [item.pair for item in pairs if item.value(signal) >= threshold]
+    effect = max(whole, design_effect(served))  # near pairs may hang together more than all do
+    wrong = sum(not pair.same for pair in served)
+    same = sum(item.pair.same for item in pairs)
     return Point(
         signal=signal,
         threshold=threshold,
         served=len(served),
         wrong=wrong,
-        upper=upper_bound(math.ceil(wrong / effect), math.floor(len(served) / effect), level),
-        hit_rate=len(served) / len(tested) if tested else 0.0,
+        upper=upper_bound(wrong / effect, len(served) / effect, level),
+        hit_rate=len(served) / len(pairs) if pairs else 0.0,
         recall=(len(served) - wrong) / same if same else 0.0,
     )
 
@@ -280,7 +270,7 @@ def _reason(best: Point | None, curve: Sequence[Point], max_wrong_rate: float) -
     if best is not None:
         return (
             f"{best.signal} >= {best.threshold:.3f}: {best.wrong} of {best.served} served pairs were wrong, at most "
-            f"{best.upper:.1%} with {1 - LEVEL:.0%} confidence over {len(curve)} thresholds"
+            f"{best.upper:.1%} with {1 - LEVEL:.0%} confidence"
         )
     served = [point for point in curve if point.served]
     if not served:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from potstill.errors import MachineError
 from potstill.files import write_atomic
-from potstill.infer.calibration import LEVEL, lower_bound
+from potstill.infer.bounds import LEVEL, lower_bound
 from potstill.infer.encoder import Vector
 from potstill.infer.index import PAGE, Near, unopened
 from potstill.infer.store import StoredVector

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from itertools import pairwise
+from difflib import SequenceMatcher
+from itertools import pairwise, takewhile
 
 from potstill.infer.guard import veto
 
@@ -31,8 +33,14 @@ NAMES = (
     "first_word_same",
     "last_word_same",
     "vetoed",
+    "content_contained",
+    "blocks_shared",
+    "longest_run",
+    "words_from_start",
+    "words_from_end",
 )
-"""The features in their order; shares are Jaccard similarities in 0..1, the others counts or 0/1."""
+"""The features in their order, new ones last. Shares are Jaccard similarities in 0..1; contained and run are shares of the
+shorter question, blocks the share of words in matching blocks (difflib); the others are counts or 0/1."""
 
 
 def features(question: str, cached: str, cosine: float) -> tuple[float, ...]:
@@ -40,6 +48,7 @@ def features(question: str, cached: str, cosine: float) -> tuple[float, ...]:
     mine, theirs = _words(question), _words(cached)
     stems, their_stems = {_stem(word) for word in mine}, {_stem(word) for word in theirs}
     content, their_content = stems - COMMON, their_stems - COMMON
+    both = len(content & their_content)
     alone = sorted((len(content - their_content), len(their_content - content)))
     return (
         cosine,
@@ -48,13 +57,17 @@ def features(question: str, cached: str, cosine: float) -> tuple[float, ...]:
         _shared(content, their_content),
         float(alone[0]),
         float(alone[1]),
-        float(len(content & their_content)),
+        float(both),
         _shared(set(pairwise(mine)), set(pairwise(theirs))),
         float(min(len(mine), len(theirs))),
         float(abs(len(mine) - len(theirs))),
         float(mine[:1] == theirs[:1]),
         float(mine[-1:] == theirs[-1:]),
         float(veto(question, cached) is not None),
+        both / max(1, min(len(content), len(their_content))),
+        *_blocks(*sorted((mine, theirs))),
+        float(_common(mine, theirs)),
+        float(_common(mine[::-1], theirs[::-1])),
     )
 
 
@@ -72,6 +85,18 @@ def _stem(word: str) -> str:
 def _grams(words: list[str]) -> set[str]:
     text = f" {' '.join(words)} "
     return {text[start : start + GRAM] for start in range(len(text) - GRAM + 1)}
+
+
+def _blocks(one: Sequence[str], other: Sequence[str]) -> tuple[float, float]:
+    """The share of words in matching blocks, and the longest block's of the shorter text. Depends on which comes first."""
+    sizes = [block.size for block in SequenceMatcher(None, one, other, autojunk=False).get_matching_blocks()]
+    shorter = max(1, min(len(one), len(other)))
+    return 2 * sum(sizes) / max(1, len(one) + len(other)), max(sizes) / shorter
+
+
+def _common(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many words are the same from the start on."""
+    return sum(1 for _ in takewhile(lambda words: words[0] == words[1], zip(one, other, strict=False)))
 
 
 def _shared(one: AbstractSet[object], other: AbstractSet[object]) -> float:

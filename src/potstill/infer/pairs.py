@@ -54,9 +54,20 @@ def read_pairs(path: Path) -> tuple[Pair, ...]:
 def split_pairs(pairs: Sequence[Pair], deal: str = "") -> dict[Split, list[Pair]]:
     """Deal pairs to splits by content, so that no question stands in two of them. Another `deal` deals otherwise.
 
+    A pair whose questions were dealt to two splits is left out.
+    """
+    found: dict[Split, list[Pair]] = {"fit": [], "calibrate": [], "heldout": []}
+    for pair, (one, other) in zip(pairs, dealt(pairs, len(SPLITS), deal), strict=True):
+        if SPLITS[one] == SPLITS[other]:
+            found[SPLITS[one]].append(pair)
+    return found
+
+
+def dealt(pairs: Sequence[Pair], parts: int, deal: str = "") -> list[tuple[int, int]]:
+    """The part, of so many, to which each of a pair's two questions is dealt, by content.
+
     Pairs that share a question, directly or over others, stay together. Where so many hang together that they would fill
-    a split by themselves, as pairs of one small cache do, their questions are dealt one by one, and a pair between two
-    splits is left out.
+    a part by themselves, as pairs of one small cache do, their questions are dealt one by one.
     """
     parents: dict[str, str] = {}
 
@@ -69,19 +80,15 @@ def split_pairs(pairs: Sequence[Pair], deal: str = "") -> dict[Split, list[Pair]
     for pair in pairs:
         one, other = sorted((root(pair.question), root(pair.cached)))
         parents[other] = one
-
-    def split(text: str) -> Split:
-        digest = hashlib.sha256((deal + text).encode("utf-8", "surrogatepass")).digest()
-        return SPLITS[int.from_bytes(digest[:4]) % len(SPLITS)]
-
     sizes = Counter(root(pair.question) for pair in pairs)
-    found: dict[Split, list[Pair]] = {"fit": [], "calibrate": [], "heldout": []}
-    for pair in pairs:
-        if sizes[root(pair.question)] <= max(FEW, LARGE * len(pairs)):
-            found[split(root(pair.question))].append(pair)
-        elif split(pair.question) == split(pair.cached):
-            found[split(pair.question)].append(pair)
-    return found
+
+    def part(question: str) -> int:
+        together = root(question)
+        text = together if sizes[together] <= max(FEW, LARGE * len(pairs)) else question
+        digest = hashlib.sha256((deal + text).encode("utf-8", "surrogatepass")).digest()
+        return int.from_bytes(digest[:4]) % parts
+
+    return [(part(pair.question), part(pair.cached)) for pair in pairs]
 
 
 def _from_tsv(path: Path) -> Iterator[Pair]:

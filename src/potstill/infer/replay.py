@@ -14,7 +14,7 @@ from pathlib import Path
 
 from potstill.errors import InputError
 from potstill.files import read_lines
-from potstill.infer.calibration import LEVEL, lower_bound, upper_bound
+from potstill.infer.bounds import LEVEL, lower_bound, upper_bound
 from potstill.infer.decide import Mode
 from potstill.records import Record, Trace, Usd, from_lines
 

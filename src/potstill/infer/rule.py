@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from potstill.config import CacheConfig
-from potstill.infer.calibration import LEVEL, Calibration, lower_bound
+from potstill.infer.bounds import LEVEL, lower_bound
+from potstill.infer.calibration import Calibration
 from potstill.infer.guard import veto
 from potstill.infer.store import Judged
 from potstill.infer.verifier import Verifier

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from potstill.errors import InputError, UsageError
 from potstill.files import LineFile, read_lines
-from potstill.infer.calibration import LEVEL, lower_bound, upper_bound
+from potstill.infer.bounds import LEVEL, lower_bound, upper_bound
 from potstill.infer.key import Scope, exact_key
 from potstill.infer.store import Entry, EntryStore, Fresh, Judged, packed, unpacked
 from potstill.records import Record, from_json

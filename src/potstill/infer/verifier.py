@@ -12,7 +12,7 @@ from typing import Any
 
 from potstill.errors import MachineError
 from potstill.infer.features import NAMES, features
-from potstill.infer.pairs import Pair
+from potstill.infer.pairs import Pair, dealt
 from potstill.records import Record
 
 TREES = 200
@@ -22,6 +22,7 @@ SUBSAMPLE = 0.7
 LEAST_IN_LEAF = 20
 LEAST_PAIRS = 400
 """Fewer pairs than this fit noise: the cosine alone then decides."""
+FOLDS = 4
 LEAF = -1
 
 
@@ -44,12 +45,15 @@ class Verifier(Record):
 
     @property
     def current(self) -> bool:
-        """Whether it was fitted on the features that this version of potstill computes."""
-        return self.names == NAMES
+        """Whether this version of potstill computes its features: the first ones, or all; new ones come last."""
+        return self.names == NAMES[: len(self.names)]
 
     def score(self, question: str, cached: str, cosine: float) -> float:
         """The estimated probability that one answer serves both questions, 0..1. Not calibrated by itself."""
-        row = features(question, cached, cosine)
+        return self.probability(features(question, cached, cosine))
+
+    def probability(self, row: Sequence[float]) -> float:
+        """The same from a row of features."""
         odds = self.start + sum(_leaf(tree, row) for tree in self.trees)
         return 1.0 / (1.0 + math.exp(-odds))
 
@@ -59,15 +63,41 @@ def fit_verifier(pairs: Sequence[Pair], cosines: Sequence[float]) -> Verifier | 
 
     Raises MachineError where scikit-learn is missing.
     """
-    labels = [pair.same for pair in pairs]
-    if len(pairs) < LEAST_PAIRS or len(set(labels)) == 1:
+    if len(pairs) < LEAST_PAIRS or len({pair.same for pair in pairs}) == 1:
         return None
+    return _fitted(_rows(pairs, cosines), [pair.same for pair in pairs])
+
+
+def cross_fitted(pairs: Sequence[Pair], cosines: Sequence[float]) -> list[float | None]:
+    """The score of each pair by a verifier that has seen neither of its questions, as on pairs to come.
+
+    None where there is no such verifier: its questions were dealt to two folds, or the others' labels are all alike.
+    """
+    folds = dealt(pairs, FOLDS, "fold ")
+    rows = _rows(pairs, cosines)
+    scores: list[float | None] = [None] * len(pairs)
+    for fold in range(FOLDS):
+        others = [number for number, parts in enumerate(folds) if fold not in parts]
+        labels = [pairs[number].same for number in others]
+        if all(labels) or not any(labels):
+            continue
+        verifier = _fitted([rows[number] for number in others], labels)
+        for number, parts in enumerate(folds):
+            if parts == (fold, fold):
+                scores[number] = verifier.probability(rows[number])
+    return scores
+
+
+def _rows(pairs: Sequence[Pair], cosines: Sequence[float]) -> list[tuple[float, ...]]:
+    return [features(pair.question, pair.cached, cosine) for pair, cosine in zip(pairs, cosines, strict=True)]
+
+
+def _fitted(rows: Sequence[tuple[float, ...]], labels: Sequence[bool]) -> Verifier:
     try:
         from sklearn.ensemble import GradientBoostingClassifier
     except ImportError as error:
         message = "fitting the cache's verifier needs scikit-learn"
         raise MachineError(message, hint="pip install 'potstill[local]'") from error
-    rows = [features(pair.question, pair.cached, cosine) for pair, cosine in zip(pairs, cosines, strict=True)]
     model = GradientBoostingClassifier(
         n_estimators=TREES,
         max_depth=DEPTH,
