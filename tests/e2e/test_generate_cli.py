@@ -119,6 +119,20 @@ def test_daily_quota_is_5_and_says_when(potstill: Run) -> None:
 
 
 @pytest.mark.usefixtures("questions")
+def test_a_teacher_out_of_reach_is_7_before_every_question_has_failed(potstill: Run, teacher: Running) -> None:
+    """A wrong address ends the run after one round, with nothing held; with the right one the same command completes."""
+    flags = (*FLAGS, "--json", "--set", "teacher.max_attempts=1", "--set", "teacher.max_concurrency=4")
+    away = potstill("generate", *flags, env={**KEY, "GOOGLE_GEMINI_BASE_URL": "http://127.0.0.1:9"})
+    assert away.returncode == 7, away.stderr
+    assert "cannot be reached" in away.stderr
+    found = json.loads(away.stdout)
+    assert (len(found["failed"]) + found["left"], found["possibly_paid"]) == (40, [])
+    assert found["left"] > 20
+    back = potstill("generate", *flags, env={**KEY, "GOOGLE_GEMINI_BASE_URL": teacher.url})
+    assert (back.returncode, json.loads(back.stdout)["paid"]) == (0, 40)
+
+
+@pytest.mark.usefixtures("questions")
 def test_failed_cells_are_6_and_a_rerun_retries_just_them(potstill: Run, teacher: Running) -> None:
     """Cells that fail for good are listed with 6; the same command then asks for these alone."""
     flags = (*FLAGS, "--json", "--set", "teacher.max_attempts=1")

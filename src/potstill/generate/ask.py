@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Protocol
 
 from potstill.config import GenerateConfig
-from potstill.errors import PotstillError, TeacherError
+from potstill.errors import MachineError, PotstillError, TeacherError
 from potstill.generate.outcomes import second_request
 from potstill.generate.plan import Cell
 from potstill.teacher.calls import Answer, Asks
@@ -79,6 +79,10 @@ class Progress:
         self.spent_usd += sum((answer.cost_usd for answer in answers if not answer.reused), Decimal(0))
 
 
+UNCONNECTED = "no connection"
+"""How the reason of a request begins that never left."""
+OUTAGE_S = 600.0
+"""How long a run that has had answers goes on while no request finds a connection."""
 Report = Callable[[Progress], None]
 Cells = Iterator[tuple[int, Cell]]
 
@@ -106,26 +110,58 @@ class Asking:
     settled: Settled
 
 
+@dataclass
+class Outage:
+    """Requests in a row that found no connection; pure. Times are seconds of any clock."""
+
+    count: int = 0
+    since: float = 0.0
+    was_reached: bool = False
+
+    def answered(self) -> None:
+        """The teacher was heard."""
+        self.count, self.was_reached = 0, True
+
+    def failed(self, reason: str, now: float) -> None:
+        """A request failed for good; one that was answered by a refusal found a connection."""
+        if not reason.startswith(UNCONNECTED):
+            self.count = 0
+            return
+        self.since = self.since if self.count else now
+        self.count += 1
+
+    def ends_run(self, workers: int, now: float) -> bool:
+        """Whether to ask no more: each of the workers has failed, and the teacher was never heard, or not for long."""
+        return self.count >= max(workers, 3) and (not self.was_reached or now - self.since >= OUTAGE_S)
+
+
 async def ask_all(cells: Cells, progress: Progress, asking: Asking) -> PotstillError | StoppedError | None:
     """Ask for every cell, `workers` at once; gives what ended the run early, or None.
 
-    A cell that fails for good is listed and the rest goes on. An error that stops everything (budget, quota, key) and
-    a stop that the user asked for let what is in flight settle first.
+    A cell that fails for good is listed and the rest goes on. An error that stops everything (budget, quota, key, no
+    way to the teacher) and a stop that the user asked for let what is in flight settle first.
     """
     stopped: list[PotstillError | StoppedError] = []
+    outage = Outage()
 
     async def work() -> None:
         for position, cell in _until(cells, stopped):
             asking.begun(position)
             try:
-                progress.count(await _answers(cell, asking))
+                answers = await _answers(cell, asking)
             except TeacherError as error:
                 failed = Failed(cell.role.name, cell.prompt.source, cell.sample, error.reason, error.message)
                 progress.failed.append(failed)
+                outage.failed(error.reason, time.monotonic())
+                if outage.ends_run(asking.workers, time.monotonic()):
+                    stopped.append(_unreachable(error))
                 await asking.settled(position, answered=False)
             except (PotstillError, StoppedError) as error:
                 stopped.append(error)
             else:
+                progress.count(answers)
+                if not all(answer.reused for answer in answers):
+                    outage.answered()
                 await asking.settled(position, answered=True)
             asking.report(progress)
 
@@ -140,6 +176,13 @@ async def ask_all(cells: Cells, progress: Progress, asking: Asking) -> PotstillE
             with suppress(asyncio.CancelledError):
                 await task
     return stopped[0] if stopped else None
+
+
+def _unreachable(error: TeacherError) -> MachineError:
+    message = f"the teacher cannot be reached: {error.message}"
+    return MachineError(
+        message, hint="is the network up, and teacher.base_url right? the same command goes on from here"
+    )
 
 
 async def _answers(cell: Cell, asking: Asking) -> list[Answer]:
