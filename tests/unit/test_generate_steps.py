@@ -16,6 +16,8 @@ from potstill.generate.forecast import forecast
 from potstill.generate.run import Terms, load_plan
 from potstill.generate.run import generate as run
 from potstill.generate.steps import Step, steps
+from potstill.generate.todo import count_todo
+from potstill.ledger import LedgerView
 from potstill.pricing.book import read_book
 from potstill.workspace import Workspace
 
@@ -26,7 +28,10 @@ def found(tmp_path: Path, **generate: object) -> dict[str, Step]:
     base = Config(workspace=str(tmp_path / "w"))
     config = with_values(base, generate={"prompts": (str(tmp_path / "q.txt"),), **generate})
     plan = load_plan(config)
-    return {step.name: step for step in steps(plan, Workspace(tmp_path / "w"), len(plan))}
+    workspace = Workspace(tmp_path / "w")
+    with LedgerView(workspace.ledger) as ledger:
+        todo = count_todo(plan, ledger)
+    return {step.name: step for step in steps(plan, workspace, todo)}
 
 
 def test_a_plain_plan_has_no_steps(tmp_path: Path) -> None:

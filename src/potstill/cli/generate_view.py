@@ -129,10 +129,16 @@ def plan_document(found: Forecast) -> dict[str, Any]:
         "basis": found.basis,
         "services": {quote.service: _quote_document(quote) for quote in found.quotes},
         "steps": [
-            {"step": step.name, "requests": step.requests, **_dollars(expected=step.expected_usd, worst=step.worst_usd)}
+            {
+                "step": step.name,
+                "requests": step.requests,
+                **_dollars(expected=step.expected_usd, low=step.low_usd, high=step.high_usd, worst=step.worst_usd),
+            }
             for step in found.steps
         ],
-        "total": _dollars(expected=found.expected_usd, likely=found.likely_usd, worst=found.worst_usd),
+        "total": _dollars(
+            expected=found.expected_usd, low=found.low_usd, likely=found.likely_usd, worst=found.worst_usd
+        ),
         "service": found.service,
         "quota_days": found.quota_days,
         "left_usd": None if found.left_usd is None else format(found.left_usd, "f"),
@@ -167,7 +173,8 @@ def plan_text(session: Session, plan: Plan, found: Forecast) -> str:
             f"{STEP_WORDS[step.name]:16}{step.requests:>9}{f'${step.expected_usd:.4f}':>12}{f'${step.worst_usd:.4f}':>12}"
             for step in found.steps
         ]
-        total = f"expected ${found.expected_usd:.4f}, likely at most ${found.likely_usd:.4f}"
+        low = "" if found.low_usd is None else f"at least ${found.low_usd:.4f}, "
+        total = f"expected ${found.expected_usd:.4f}, likely {low}at most ${found.likely_usd:.4f}"
         lines.append(f"in all ({found.service}): {total}, at worst ${found.worst_usd:.4f}")
     if found.left_usd is not None:
         lines.append(f"budget left: ${found.left_usd:f}; the run stops before it would be passed")

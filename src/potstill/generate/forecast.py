@@ -1,55 +1,31 @@
-"""What a run would send, cost and take, before anything is sent. Reads the ledger where there is one; writes nothing.
-
-The prompts are streamed: of a million cells only how many there are of each length is held.
-"""
+"""What a run would send, cost and take, before anything is sent. Reads the ledger where there is one; writes nothing."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
 from potstill.config import Config
+from potstill.generate.pieces import ASSUMED_SHARE, HISTORY
 from potstill.generate.plan import Plan
 from potstill.generate.refine import check_steps
-from potstill.generate.steps import ASSUMED_SHARE, HISTORY, Step, steps
+from potstill.generate.steps import Step, steps
+from potstill.generate.todo import Todo, count_todo
 from potstill.ledger import LedgerView
 from potstill.pricing.book import PriceBook, load_prices
 from potstill.pricing.finish import Finish, Rates, batch_to_finish, time_to_finish
 from potstill.pricing.intervals import ENOUGH, Interval, total_interval
-from potstill.pricing.tokens import estimate_tokens
 from potstill.records import Usage
 from potstill.teacher.pacing import PaceState, effective
-from potstill.teacher.paid import limits, scope, worst_input_tokens
+from potstill.teacher.paid import limits, scope
 from potstill.teacher.presets import check_service
 from potstill.wording import counted
 from potstill.workspace import Workspace
 
 SERVICES = ("standard", "flex", "batch")
-
-
-@dataclass(frozen=True)
-class Todo:
-    """The cells still to be paid for: how many there are by input tokens (estimated) and by bytes (the upper bound)."""
-
-    cells: int
-    paid: int
-    tokens: Mapping[int, int]
-    bounds: Mapping[int, int]
-
-    @property
-    def requests(self) -> int:
-        """How many requests they are."""
-        return sum(self.tokens.values())
-
-    @property
-    def input_tokens(self) -> int:
-        """All their input."""
-        return sum(size * count for size, count in self.tokens.items())
 
 
 @dataclass(frozen=True)
@@ -91,10 +67,16 @@ class Forecast:
         return self.quote.expected_usd + sum(step.expected_usd for step in self.steps)
 
     @property
+    def low_usd(self) -> Decimal | None:
+        """The lower end of the whole run's interval; None without history. All parts long or short together: the widest."""
+        low = self.quote.low_usd
+        return None if low is None else low + sum(step.low_usd for step in self.steps)
+
+    @property
     def likely_usd(self) -> Decimal:
-        """What it may well cost: with the interval's upper end for the plan's cells, where there is one."""
-        quote = self.quote
-        return self.expected_usd + (Decimal(0) if quote.high_usd is None else quote.high_usd - quote.expected_usd)
+        """The upper end; where the plan's cells have none, with what they are expected to cost."""
+        high = self.quote.high_usd
+        return (self.quote.expected_usd if high is None else high) + sum(step.high_usd for step in self.steps)
 
     @property
     def worst_usd(self) -> Decimal:
@@ -128,27 +110,11 @@ def forecast(plan: Plan, workspace: Workspace) -> Forecast:
         todo=todo,
         basis=_basis(history, output),
         quotes=tuple(priced.quote(service, rates) for service in services),
-        steps=steps(plan, workspace, todo.requests),
+        steps=steps(plan, workspace, todo),
         quota_days=math.ceil(todo.requests / rates.rpd) if rates.rpd else None,
         left_usd=left,
         service=teacher.service,
     )
-
-
-def count_todo(plan: Plan, ledger: LedgerView) -> Todo:
-    """Go through the cells once; those in the ledger are paid for."""
-    cells, paid = 0, 0
-    tokens: Counter[int] = Counter()
-    bounds: Counter[int] = Counter()
-    for cell in plan:
-        cells += 1
-        if ledger.has(cell.request.key):
-            paid += 1
-            continue
-        size = sum(estimate_tokens(message.content) for message in cell.messages)
-        tokens[size] += 1
-        bounds[worst_input_tokens(cell.request, size)] += 1
-    return Todo(cells, paid, tokens, bounds)
 
 
 @dataclass(frozen=True)

@@ -266,8 +266,12 @@ def gauge_of(plan: Plan) -> Gauge:
 
 def kept(samples: Iterable[Sample], gauge: Gauge) -> Iterator[Sample]:
     """The samples that the free filters keep; which are the best is not known before they are marked."""
-    open_gauge = replace(gauge, filters=gauge.filters.model_copy(update={"keep_best": None}))
-    return (sample for sample, verdict in sift(samples, open_gauge) if isinstance(verdict, Kept))
+    return (sample for sample, verdict in sift(samples, without_best(gauge)) if isinstance(verdict, Kept))
+
+
+def without_best(gauge: Gauge) -> Gauge:
+    """The same, and all that pass are kept."""
+    return replace(gauge, filters=gauge.filters.model_copy(update={"keep_best": None}))
 
 
 def _attempts(workspace: Workspace) -> int:

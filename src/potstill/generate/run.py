@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
-from potstill.config import Config, Secrets
+from potstill.config import Config, GenerateConfig, Secrets
 from potstill.errors import PotstillError, UsageError
 from potstill.generate.alone import alone
 from potstill.generate.ask import Asking, Failed, Progress, Report, ask_all
 from potstill.generate.batching import Rounds
-from potstill.generate.dataset import sample_of, write_dataset
+from potstill.generate.dataset import Extra, sample_of, write_dataset
 from potstill.generate.failures import Encode
 from potstill.generate.figures import DatasetManifest
 from potstill.generate.frontier import Frontier
 from potstill.generate.grow import Growth
 from potstill.generate.outcomes import both, second_request
-from potstill.generate.plan import Plan
+from potstill.generate.plan import Cell, Plan
 from potstill.generate.publish import Published, publish
 from potstill.generate.refine import Place, check_steps, grow_prompts, paid_beside, refine, requests_left
 from potstill.generate.second_round import SecondRound, grow_near_failures
@@ -46,7 +46,7 @@ class Terms:
     """How a run is to be made, beside its config.
 
     `stop`: set it, and what is in flight is the last; `offline`: from the ledger alone; `max_requests`: attempts that
-    this run may send; `pilot`: pay for so many cells, spread over the plan, and write no dataset; `cancel_batches`:
+    this run may send; `pilot`: pay for so many cells, spread over the plan, and the steps around them, and write no dataset; `cancel_batches`:
     cancel the batch jobs of earlier runs instead of asking for anything; `encode` tells a student's failures apart;
     `say` gets a word for the user.
     """
@@ -107,8 +107,9 @@ async def generate(config: Config, secrets: Secrets, workspace: Workspace, terms
 
 async def _generate(config: Config, secrets: Secrets, workspace: Workspace, terms: Terms) -> Outcome:
     place = Place(config, secrets, workspace, terms.stop, requests_left(workspace, terms.max_requests), terms.report)
-    prepares = not terms.offline and terms.pilot is None and not terms.cancel_batches
-    if prepares:
+    pays = not terms.offline and not terms.cancel_batches
+    prepares = pays and terms.pilot is None
+    if pays:
         load_plan(config)
         check_steps(config)
     growth = await grow_prompts(place) if prepares else None
@@ -119,10 +120,13 @@ async def _generate(config: Config, secrets: Secrets, workspace: Workspace, term
         progress, stopped = await _ask(plan, teacher, start, terms)
         manifest, published = None, Published()
         has_some = progress.done > 0 or progress.total == 0 or config.generate.from_traces
-        if terms.pilot is None and has_some and not isinstance(stopped, StoppedError):
-            ledger, pay = teacher.ledger, stopped is None and prepares
+        ledger, pay = teacher.ledger, stopped is None and pays
+        if terms.pilot is not None:
+            stopped = await _pilot_steps(plan, terms.pilot, ledger, place) if pay else stopped
+        elif has_some and not isinstance(stopped, StoppedError):
             with traced(plan, workspace, terms.say) as extra:
-                refined = await refine(plan, lambda: stored_samples(plan, ledger), ledger, place, extra, pay=pay)
+                samples = lambda: stored_samples(plan, config.generate, ledger)  # noqa: E731
+                refined = await refine(plan, samples, ledger, place, extra, pay=pay)
                 manifest = await asyncio.to_thread(
                     write_dataset, workspace, plan, refined.samples(), refined.gauge, extra, refined.finish
                 )
@@ -134,13 +138,23 @@ async def _generate(config: Config, secrets: Secrets, workspace: Workspace, term
         return Outcome(manifest, progress, waiting, ended, published, growth, beside, second)
 
 
-def stored_samples(plan: Plan, ledger: Ledger | LedgerView) -> Iterator[Sample]:
-    """One sample per answered cell, in the plan's order, from the ledger: the same ledger gives the same bytes."""
-    for cell in plan:
+async def _pilot_steps(plan: Plan, count: int, ledger: Ledger, place: Place) -> PotstillError | StoppedError | None:
+    """Pay for the steps around a pilot's cells, so that these are measured too; gives what ended it early."""
+
+    def samples() -> Iterator[Sample]:
+        cells = (cell for _, cell in plan.cells(len(plan), pilot_cells(plan, count)))
+        return stored_samples(cells, plan.config.generate, ledger)
+
+    return (await refine(plan, samples, ledger, place, Extra(), pay=True)).ended
+
+
+def stored_samples(cells: Iterable[Cell], settings: GenerateConfig, ledger: Ledger | LedgerView) -> Iterator[Sample]:
+    """One sample per answered cell, in their order, from the ledger: the same ledger gives the same bytes."""
+    for cell in cells:
         answer = stored_answer(ledger, cell.request)
         if answer is None:
             continue
-        longer = second_request(cell.request, answer, plan.config.generate)
+        longer = second_request(cell.request, answer, settings)
         second = stored_answer(ledger, longer) if longer is not None else None
         if second is not None:
             answer = both(answer, second)

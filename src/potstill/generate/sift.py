@@ -15,6 +15,7 @@ from potstill.teacher.wire import REFUSED
 from potstill.wording import counted
 
 TRUNCATED = "MAX_TOKENS"
+NOT_THE_BEST = "not the best"
 LOOP_MIN_CHARS = 40
 LOOP_MAX_PERIOD = 200
 
@@ -183,7 +184,7 @@ def _by_score(group: list[Sample], verdicts: list[Verdict], gauge: Gauge) -> lis
     if gauge.filters.keep_best is not None:
         ranked = sorted(shares, key=lambda place: (-shares[place], place))
         for place in ranked[gauge.filters.keep_best :]:
-            verdicts[place] = Rejection("not the best", f"score {shares[place]:.2f}")
+            verdicts[place] = Rejection(NOT_THE_BEST, f"score {shares[place]:.2f}")
     return verdicts
 
 

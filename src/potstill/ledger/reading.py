@@ -117,11 +117,15 @@ class LedgerView:
 
     def output_tokens(self, model: str, command: str, most: int) -> list[int]:
         """Output and thinking tokens of the newest answers of a model."""
+        return [text + thinking for text, thinking in self.outputs(model, command, most)]
+
+    def outputs(self, model: str, command: str, most: int) -> list[tuple[int, int]]:
+        """The same, apart: tokens of the text and of the thinking."""
         query = (
-            "SELECT output_tokens + thinking_tokens FROM attempts"
+            "SELECT output_tokens, thinking_tokens FROM attempts"
             " WHERE status = 'done' AND model = ? AND command = ? ORDER BY id DESC LIMIT ?"
         )
-        return [row[0] for row in self._rows(query, model, command, most)]
+        return self._rows(query, model, command, most)
 
     def latency_s(self, model: str) -> float | None:
         """Mean seconds of the newest answers of a model that came one by one."""
