@@ -138,11 +138,12 @@ class Lengths:
     def answer(self) -> Output:
         """One of the plan's answers."""
         most = self._generate.max_output_tokens
-        return self.output("new_answers", most, most * ASSUMED_SHARE)
+        known = self._history("new_answers") or Output(most * ASSUMED_SHARE)
+        return replace(known, text=min(known.text, most))
 
     def output(self, name: str, limit: int, assumed: float) -> Output:
-        """An answer of a step: as the ledger's were, else `assumed`; its text within a limit."""
-        known = self._history(name) or Output(assumed)
+        """An answer of a step: as the ledger's were, else `assumed` after as much thinking as for the plan's answers."""
+        known = self._history(name) or Output(assumed, self.answer.thinking)
         return replace(known, text=min(known.text, limit))
 
     @cached_property

@@ -67,7 +67,7 @@ class Step:
 
     def within(self, low: float, high: float) -> Step:
         """The same with an interval, whose ends are given as shares of the expectation."""
-        ends = [min(self.expected_usd * Decimal(share), self.worst_usd) for share in (low, high)]
+        ends = [min(self.expected_usd * _dollars(share), self.worst_usd) for share in (low, high)]
         return replace(self, low_usd=ends[0], high_usd=ends[1])
 
 
@@ -154,6 +154,8 @@ class _Ahead:
 
     def new_answers(self, cells: int) -> Step:
         """Answers to prompts that have not grown yet: they are no cells of the plan."""
+        if not cells:
+            return Step("new_answers")
         usual, short, long = self._lengths.first(cells)
         base = self._lengths.longest_new
         step = _priced("new_answers", cells, usual, self._prices, base)
@@ -171,7 +173,7 @@ class _Ahead:
 
     def _to_come(self, name: str, tally: _Tally, pieces: Sequence[Piece]) -> Step:
         requests = self._cells * len(pieces)
-        each = sum(self._prices.expected(name, piece) for piece in pieces) * Decimal(self._assumed_share(name))
+        each = sum(self._prices.expected(name, piece) for piece in pieces) * _dollars(self._assumed_share(name))
         worst = sum(
             (count * self._prices.worst(name, piece, base) for base, count in self._bases.items() for piece in pieces),
             ZERO,
@@ -181,7 +183,7 @@ class _Ahead:
             usd = min(each * self._cells, worst)
             return Step(name, requests, usd, usd, usd, worst)
         fewer = min(1.0, self._best_share(name) / tally.share) if tally.share else 1.0
-        usd, low, high = (min(Decimal(value * fewer), worst) for value in (found.expected, found.low, found.high))
+        usd, low, high = (min(_dollars(value * fewer), worst) for value in (found.expected, found.low, found.high))
         return Step(name, requests, usd, low, high, worst)
 
     def _assumed_share(self, name: str) -> float:
@@ -238,6 +240,11 @@ def _priced(name: str, requests: int, piece: Piece, prices: Prices, base: int = 
     worst = prices.worst(name, piece, base)
     usd = min(prices.expected(name, piece), worst) * requests
     return Step(name, requests, usd, usd, usd, worst * requests)
+
+
+def _dollars(value: float) -> Decimal:
+    """To the billionth."""
+    return Decimal(repr(round(value, 9)))
 
 
 def _grow_requests(config: Config) -> int:
