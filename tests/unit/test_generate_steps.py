@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,18 @@ import pytest
 from pydantic import SecretStr
 
 from potstill.config import Config, Secrets, with_values
-from potstill.errors import UsageError
-from potstill.generate.forecast import forecast
-from potstill.generate.run import Terms, load_plan
+from potstill.errors import BudgetError, UsageError
+from potstill.generate.forecast import Forecast, forecast
+from potstill.generate.run import Outcome, Terms, load_plan
 from potstill.generate.run import generate as run
 from potstill.generate.steps import Step, steps
 from potstill.generate.todo import count_todo
 from potstill.ledger import LedgerView
 from potstill.pricing.book import read_book
+from potstill.teacher.emulator import EmulatorSettings, Running, running
 from potstill.workspace import Workspace
+
+pytestmark = pytest.mark.filterwarnings("ignore:Inheritance class AiohttpClientSession:DeprecationWarning")
 
 
 def found(tmp_path: Path, **generate: object) -> dict[str, Step]:
@@ -130,3 +135,98 @@ async def test_a_step_that_cannot_be_paid_is_refused_first(tmp_path: Path, chang
         await run(config, Secrets(SecretStr("a-key")), workspace, Terms(lambda _: None, asyncio.Event()))
     assert planned.value.exit_code == 2
     assert not workspace.ledger.exists()
+
+
+ASKED = {
+    "turns": 3,
+    "judge": {"enabled": True, "min_score": 0.0},
+    "rationales": {"enabled": True},
+    "filters": {"keep_best": None},
+}
+
+
+@pytest.fixture
+def teacher() -> Iterator[Running]:
+    """An emulator with answers of about sixty tokens, no two alike."""
+    with running(EmulatorSettings(latency_s=0.0, answer_tokens=60, answer_spread=0.4)) as emulator:
+        yield emulator
+
+
+def config_of(tmp_path: Path, teacher: Running, **generate: object) -> Config:
+    """Sixty prompts of different lengths, and the steps around them."""
+    path = tmp_path / "many.txt"
+    words = [f"Why does part {number} hum{' and whirr' * (number % 5)}?" for number in range(60)]
+    path.write_text("\n".join(words) + "\n")
+    values = {"prompts": (str(path),), **ASKED, **generate}
+    base = Config(workspace=str(tmp_path / "w"))
+    return with_values(base, generate=values, teacher={"base_url": teacher.url, "rpm": None, "max_concurrency": 8})
+
+
+async def made(config: Config, pilot: int | None = None) -> Outcome:
+    """A run of a config."""
+    terms = Terms(lambda _: None, asyncio.Event(), pilot=pilot)
+    outcome = await run(config, Secrets(SecretStr("a-key")), Workspace(Path(config.workspace)), terms)
+    assert outcome.stopped is None
+    return outcome
+
+
+def planned(config: Config) -> Forecast:
+    """The plan of a config."""
+    return forecast(load_plan(config), Workspace(Path(config.workspace)))
+
+
+def paid(config: Config) -> dict[str, Decimal]:
+    """What each step has cost so far."""
+    with LedgerView(Path(config.workspace) / "ledger.sqlite3") as ledger:
+        return {name: ledger.committed_by(name) for name in ("converse", "judge", "rationale")}
+
+
+async def test_a_pilot_measures_the_steps_around_its_cells(tmp_path: Path, teacher: Running) -> None:
+    """It pays for them once, and each is then foreseen to a quarter; the whole bill lies inside the interval."""
+    config = config_of(tmp_path, teacher)
+    await made(config, pilot=20)
+    piloted, sent = paid(config), len(teacher.log())
+    assert sent == 20 * (1 + 4 + 1 + 1)
+    plan = planned(config)
+    assert {step.name: step.requests for step in plan.steps} == {"converse": 160, "judge": 40, "rationale": 40}
+    await made(config, pilot=20)
+    assert len(teacher.log()) == sent
+    outcome = await made(config)
+    assert len(teacher.log()) == 3 * sent
+    left = {name: usd - piloted[name] for name, usd in paid(config).items()}
+    for step in plan.steps:
+        assert Decimal("0.8") < step.expected_usd / left[step.name] < Decimal("1.25"), step
+        assert step.low_usd < step.expected_usd < step.high_usd < step.worst_usd
+    assert plan.low_usd is not None
+    assert plan.low_usd < outcome.spent_usd + sum(left.values()) < plan.likely_usd
+    assert planned(config).steps == ()
+
+
+async def test_a_pilot_is_held_by_the_budget(tmp_path: Path, teacher: Running) -> None:
+    """The steps of a pilot pass neither the budget nor the judge's own."""
+    config = config_of(tmp_path, teacher, judge={"enabled": True, "max_usd": "0.001"})
+    terms = Terms(lambda _: None, asyncio.Event(), pilot=20)
+    outcome = await run(config, Secrets(SecretStr("a-key")), Workspace(tmp_path / "w"), terms)
+    assert isinstance(outcome.stopped, BudgetError)
+    assert Decimal(0) <= paid(config)["judge"] <= Decimal("0.001")
+    assert paid(config)["rationale"] == 0
+
+
+async def test_the_steps_of_chats_are_foreseen_from_the_answers_alone(tmp_path: Path, teacher: Running) -> None:
+    """Without a pilot of theirs, what is known of the answers is used: chats grow turn by turn, rationales are as long."""
+    await made(config_of(tmp_path, teacher, turns=1, judge={"enabled": False}, rationales={"enabled": False}))
+    config = config_of(tmp_path, teacher)
+    plan = planned(config)
+    await made(config)
+    actual = paid(config)
+    for step in plan.steps:
+        assert Decimal("0.5") < step.expected_usd / actual[step.name] < Decimal("2"), step
+        assert step.worst_usd > actual[step.name]
+
+
+def test_every_request_of_a_chat_counts_at_worst(tmp_path: Path) -> None:
+    """At its own limit: a question's is smaller than an answer's; and each reads all that came before it."""
+    two, three = (found(tmp_path, turns=turns)["converse"].worst_usd for turns in (2, 3))
+    answers = found(tmp_path, turns=2, max_output_tokens=2048)["converse"].worst_usd
+    assert three > 2 * two
+    assert answers > two

@@ -11,6 +11,7 @@ import typer
 from potstill.cli.generate_view import (
     document_of,
     followed,
+    pilot_text,
     plan_document,
     plan_text,
     text_of,
@@ -44,7 +45,10 @@ def generate(
         bool, typer.Option("--plan", help="Say what the run would cost, and send nothing; no key.")
     ] = False,
     pilot: Annotated[
-        int | None, typer.Option(min=1, help="Pay for N answers spread over the plan, then show the plan.")
+        int | None,
+        typer.Option(
+            min=1, help="Pay for N answers spread over the plan and for the steps around them, then show the plan."
+        ),
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="From the ledger alone; nothing is sent.")] = False,
     max_requests: Annotated[int | None, typer.Option(min=1, help="Requests that this run may send at most.")] = None,
@@ -72,6 +76,7 @@ def generate(
     outcome = _run(session, options, json_events=json_events)
     error = _error(outcome)
     if pilot is not None and error is None:
+        session.say(pilot_text(outcome))
         _show_plan(session, json_events=json_events)
         return
     document = {**document_of(outcome), "exit_code": error.exit_code if error else 0}

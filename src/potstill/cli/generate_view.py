@@ -58,6 +58,17 @@ def document_of(outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def pilot_text(outcome: Outcome) -> str:
+    """What a pilot paid for."""
+    progress = outcome.progress
+    paid = f"the pilot paid for {counted(progress.paid, 'answer')}, ${progress.spent_usd:f}"
+    return f"{paid}; for the steps around answers, in all runs: {_beside(outcome)}" if outcome.beside_usd else paid
+
+
+def _beside(outcome: Outcome) -> str:
+    return ", ".join(f"{name} ${usd:f}" for name, usd in outcome.beside_usd.items())
+
+
 def _second_round(outcome: Outcome) -> dict[str, Any] | None:
     found = outcome.second_round
     if found is None:
@@ -95,8 +106,7 @@ def _dataset(session: Session, outcome: Outcome) -> Iterator[str]:
     reused = f"{progress.reused} {'was' if progress.reused == 1 else 'were'} in the ledger already"
     yield f"paid for {counted(progress.paid, 'answer')}, ${progress.spent_usd:f}; {reused}"
     if outcome.beside_usd:
-        costs = ", ".join(f"{name} ${usd:f}" for name, usd in outcome.beside_usd.items())
-        yield f"paid beside the answers, in all runs: {costs}"
+        yield f"paid beside the answers, in all runs: {_beside(outcome)}"
     yield from (f"exported: {path}" for path in outcome.published.files)
     if outcome.published.url:
         yield f"pushed to {outcome.published.url}"

@@ -22,7 +22,7 @@ POINT = re.compile(r"^- ([a-z][a-z0-9_]*)\s*[:：]", re.MULTILINE)
 WHY = "why"
 MAX_OUTPUT_TOKENS = 256
 """Limit of one mark, in tokens."""
-WHY_TOKENS = 30
+WHY_TOKENS = 50
 """The sentence that a mark ends with, as long as it is taken to be before there are any."""
 
 Lookup = Callable[[TeacherRequest], Answer | None]
