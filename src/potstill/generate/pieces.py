@@ -93,8 +93,7 @@ class Prices:
     def expected(self, name: str, piece: Piece) -> Decimal:
         """Dollars of a request as long as it usually is."""
         output = round(piece.output.text + piece.output.thinking)
-        usage = Usage(input_tokens=round(piece.size), output_tokens=output)
-        return min(self.of(name, usage), self.worst(name, piece))
+        return self.of(name, Usage(input_tokens=round(piece.size), output_tokens=output))
 
     def worst(self, name: str, piece: Piece, base: int = 0) -> Decimal:
         """The most that it can cost, with `base` tokens of input beside its own."""

@@ -114,11 +114,8 @@ class _Growing:
         generate = self._generate
         if not generate.grow.target and not generate.documents.files:
             return Step("grow"), 0
-        recorded, sizes = (
-            _Recorded(self._ledger),
-            [estimate_tokens(found.text) for found in read_passages(generate.documents)],
-        )
-        passages, rounds = len(sizes), _grow_requests(self._config)
+        sizes = [estimate_tokens(found.text) for found in read_passages(generate.documents)]
+        recorded, passages, rounds = _Recorded(self._ledger), len(sizes), _grow_requests(self._config)
         try:
             with grow.seeded(self._config) as pool:
                 asyncio.run(grow.grow(self._config, recorded, pool))
@@ -166,7 +163,7 @@ class _Ahead:
         """Second tries, further turns, marks and rationales, of the answers that are there and of those to come."""
         pieces = self._lengths.steps()
         tallies = {name: _Tally(name, self._prices) for name in pieces}
-        for name, visit in stored.visits():
+        for name, visit in stored.visits(tallies):
             tallies[name].add(visit)
         for name, tally in tallies.items():
             yield tally.found() + self._to_come(name, tally, pieces[name])

@@ -40,17 +40,15 @@ class Stored:
         self._config, self._generate = plan.config, plan.config.generate
         self._gauge = gauge_of(plan)
 
-    def visits(self) -> Iterator[tuple[str, Visit]]:
-        """All visits of all steps that the config asks for, by name."""
-        generate = self._generate
-        if generate.truncated_limit is not None:
-            yield from (("second_tries", visit) for visit in self._second_tries())
-        if generate.turns > 1:
-            yield from (("converse", visit) for visit in self._turns())
-        if generate.judge.enabled:
-            yield from (("judge", visit) for visit in self._marks())
-        if generate.rationales.enabled:
-            yield from (("rationale", visit) for visit in self._reasons())
+    def visits(self, steps: Iterable[str]) -> Iterator[tuple[str, Visit]]:
+        """All visits of some steps, by name."""
+        visiting = {
+            "second_tries": self._second_tries,
+            "converse": self._turns,
+            "judge": self._marks,
+            "rationale": self._reasons,
+        }
+        return ((step, visit) for step in steps for visit in visiting[step]())
 
     def _second_tries(self) -> Iterator[Visit]:
         for cell in self._plan:
