@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,8 @@ class Run:
 
 
 def run(case: Case, seed: int) -> Run:
-    """One run from the first plan to the end."""
+    """One run from the first plan to the end; another temperature makes the emulator think for another while."""
+    case = replace(case, values=(*case.values, f"generate.temperature={1 + seed / 100}", f"generate.grow.seed={seed}"))
     with tempfile.TemporaryDirectory() as scratch, emulator("--seed", str(seed), *case.emulator) as (url, _):
         folder = Path(scratch)
         first = potstill(case, folder, url, "--plan")

@@ -220,7 +220,7 @@ async def test_the_steps_of_chats_are_foreseen_from_the_answers_alone(tmp_path: 
     await made(config)
     actual = paid(config)
     for step in plan.steps:
-        assert Decimal("0.5") < step.expected_usd / actual[step.name] < Decimal("2"), step
+        assert Decimal("0.5") < step.expected_usd / actual[step.name] < Decimal(2), step
         assert step.worst_usd > actual[step.name]
 
 

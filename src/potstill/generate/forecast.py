@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 
 from potstill.config import Config
-from potstill.generate.pieces import ASSUMED_SHARE, HISTORY
+from potstill.generate.pieces import ASSUMED_SHARE, answers
 from potstill.generate.plan import Plan
 from potstill.generate.refine import check_steps
 from potstill.generate.steps import Step, steps
@@ -97,7 +97,7 @@ def forecast(plan: Plan, workspace: Workspace) -> Forecast:
     check_steps(config)
     with LedgerView(workspace.ledger) as ledger:
         todo = count_todo(plan, ledger)
-        history = ledger.output_tokens(teacher.model, "generate", HISTORY)
+        history = [text + thinking for text, thinking in answers(ledger, config)]
         latency_s, committed = ledger.latency_s(teacher.model), ledger.committed()
         shared = ledger.shared(scope(teacher))
     output = total_interval([float(tokens) for tokens in history], todo.requests, ceiling=_most(config))

@@ -72,6 +72,13 @@ class Talk:
         return replace(self, turns=self.turns + turn, bound=self.bound + limit)
 
 
+def answers(ledger: LedgerView, config: Config) -> list[tuple[int, int]]:
+    """Tokens of text and of thinking of earlier answers to cells; their second tries count as a step."""
+    limit = config.generate.truncated_limit
+    again = None if limit is None or limit <= config.generate.max_output_tokens else limit
+    return ledger.outputs(config.teacher.model, "generate", HISTORY, but_limit=again)
+
+
 class Prices:
     """What the requests of each step cost today."""
 
@@ -177,8 +184,8 @@ class Lengths:
     def first(self, cells: int) -> tuple[Piece, Piece, Piece]:
         """The request for an answer itself: as expected, and at both ends of the interval for so many."""
         limit, usual = self._generate.max_output_tokens, self.answer
-        known = self._ledger.output_tokens(self._config.teacher.model, "generate", HISTORY)
-        span = total_interval([float(tokens) for tokens in known], cells)
+        known = [float(text + thinking) for text, thinking in answers(self._ledger, self._config)]
+        span = total_interval(known, cells)
         ends = (usual, usual) if span is None else (Output(span.low / cells), Output(span.high / cells))
         size = self.system + self.prompt
         return Piece(size, 0, limit, usual), Piece(size, 0, limit, ends[0]), Piece(size, 0, limit, ends[1])
@@ -246,8 +253,9 @@ class Lengths:
     def _history(self, name: str) -> Output | None:
         """What a step's answers were like in this ledger; None where they are too few."""
         if name not in self._known:
-            command = "generate" if name in OWN else name
-            outputs = self._ledger.outputs(self._prices.model(name), command, HISTORY)
+            model = self._prices.model(name)
+            own = name in OWN
+            outputs = answers(self._ledger, self._config) if own else self._ledger.outputs(model, name, HISTORY)
             enough = len(outputs) >= ENOUGH
             text, thinking = zip(*outputs, strict=True) if enough else ((), ())
             self._known[name] = Output(fmean(text), fmean(thinking)) if enough else None

@@ -115,17 +115,14 @@ class LedgerView:
         """The answer that was paid for earlier under this key, if there is one."""
         return None if self._connection is None else find_answer(self._connection, key)
 
-    def output_tokens(self, model: str, command: str, most: int) -> list[int]:
-        """Output and thinking tokens of the newest answers of a model."""
-        return [text + thinking for text, thinking in self.outputs(model, command, most)]
-
-    def outputs(self, model: str, command: str, most: int) -> list[tuple[int, int]]:
-        """The same, apart: tokens of the text and of the thinking."""
+    def outputs(self, model: str, command: str, most: int, *, but_limit: int | None = None) -> list[tuple[int, int]]:
+        """Tokens of text and of thinking of the newest answers of a model, but those asked for with one output limit."""
         query = (
-            "SELECT output_tokens, thinking_tokens FROM attempts"
-            " WHERE status = 'done' AND model = ? AND command = ? ORDER BY id DESC LIMIT ?"
+            "SELECT output_tokens, thinking_tokens FROM attempts WHERE status = 'done' AND model = ?1 AND command = ?2"
+            " AND (?3 IS NULL OR json_extract(request, '$.body.generationConfig.maxOutputTokens') <> ?3)"
+            " ORDER BY id DESC LIMIT ?4"
         )
-        return self._rows(query, model, command, most)
+        return self._rows(query, model, command, but_limit, most)
 
     def latency_s(self, model: str) -> float | None:
         """Mean seconds of the newest answers of a model that came one by one."""
