@@ -137,6 +137,7 @@ async def test_a_step_that_cannot_be_paid_is_refused_first(tmp_path: Path, chang
     assert not workspace.ledger.exists()
 
 
+MODEL = "gemini-3.5-flash-lite"
 ASKED = {
     "turns": 3,
     "judge": {"enabled": True, "min_score": 0.0},
@@ -222,6 +223,25 @@ async def test_the_steps_of_chats_are_foreseen_from_the_answers_alone(tmp_path: 
     for step in plan.steps:
         assert Decimal("0.5") < step.expected_usd / actual[step.name] < Decimal(2), step
         assert step.worst_usd > actual[step.name]
+
+
+async def test_second_tries_are_foreseen_from_a_pilot(tmp_path: Path, teacher: Running) -> None:
+    """Seen in a pilot they are expected, and do not make the cells look longer; unseen, 3 in n may come."""
+    alone: dict[str, Any] = {"turns": 1, "judge": {"enabled": False}, "rationales": {"enabled": False}}
+    often = config_of(tmp_path, teacher, **alone, max_output_tokens=60, truncated_limit=4000)
+    await made(often, pilot=20)
+    plan = planned(often)
+    (again,) = plan.steps
+    assert Decimal(0) <= again.low_usd < again.expected_usd < again.high_usd < again.worst_usd
+    with LedgerView(Path(often.workspace) / "ledger.sqlite3") as ledger:
+        assert len(ledger.outputs(MODEL, "generate", 99)) > 20
+        known = ledger.outputs(MODEL, "generate", 99, but_limit=4000)
+    assert len(known) == 20
+    assert max(text for text, _ in known) <= 60
+    never = config_of(tmp_path, teacher, **alone, max_output_tokens=2000, truncated_limit=4000)
+    await made(never, pilot=20)
+    (unseen,) = planned(never).steps
+    assert unseen.expected_usd == 0 < unseen.high_usd < unseen.worst_usd
 
 
 def test_every_request_of_a_chat_counts_at_worst(tmp_path: Path) -> None:

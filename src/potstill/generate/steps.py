@@ -169,17 +169,21 @@ class _Ahead:
             yield tally.found() + self._to_come(name, tally, pieces[name])
 
     def _to_come(self, name: str, tally: _Tally, pieces: Sequence[Piece]) -> Step:
+        """The same of the answers to come. What happened to none of n may happen to 3 in n (rule of three; Hanley 1983)."""
         requests = self._cells * len(pieces)
-        each = sum(self._prices.expected(name, piece) for piece in pieces) * _dollars(self._assumed_share(name))
+        every = sum((self._prices.expected(name, piece) for piece in pieces), ZERO)
         worst = sum(
             (count * self._prices.worst(name, piece, base) for base, count in self._bases.items() for piece in pieces),
             ZERO,
         )
         found = total_interval(tally.costs, self._cells)
         if found is None:
-            usd = min(each * self._cells, worst)
+            usd = min(every * self._cells * _dollars(self._assumed_share(name)), worst)
             return Step(name, requests, usd, usd, usd, worst)
-        fewer = min(1.0, self._best_share(name) / tally.share) if tally.share else 1.0
+        if not tally.share:
+            unseen = _dollars(min(1.0, 3 / len(tally.costs)))
+            return Step(name, requests, ZERO, ZERO, min(unseen * every * self._cells, worst), worst)
+        fewer = min(1.0, self._best_share(name) / tally.share)
         usd, low, high = (min(_dollars(value * fewer), worst) for value in (found.expected, found.low, found.high))
         return Step(name, requests, usd, low, high, worst)
 
