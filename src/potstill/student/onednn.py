@@ -23,6 +23,7 @@ class PackedLinear:
 
     def __init__(self, layer: Any, *, backward: bool = False) -> None:
         self._layer = layer
+        self._bias = layer.bias  # asking a module for its parameters anew takes time in every step
         self._weight = _reordered(layer.weight.detach())
         self._turned = _reordered(layer.weight.detach().t().contiguous()) if backward else None
 
@@ -30,13 +31,13 @@ class PackedLinear:
         """(..., in) -> (..., out)."""
         import torch
 
-        if torch.is_grad_enabled() and x.requires_grad:
+        if x.requires_grad and torch.is_grad_enabled():
             return _function().apply(x, self)
         return self.ahead(x)
 
     def ahead(self, x: Any) -> Any:
         """The layer itself, outside of autograd."""
-        return _multiply(x, self._weight, self._layer.bias)
+        return _multiply(x, self._weight, self._bias)
 
     def back(self, gradient: Any) -> Any:
         """The input's gradient, (..., in), from the output's, (..., out)."""
@@ -58,12 +59,15 @@ def _multiply(x: Any, weight: Any, bias: Any) -> Any:
     """By a packed weight; rows are added up to a round number."""
     import torch
 
-    flat = x.reshape(-1, x.shape[-1])
-    rows, width = flat.shape
-    if (whole := rounded(rows)) > rows:
-        flat = torch.cat([flat, flat.new_zeros((whole - rows, width))])
-    out = torch.ops.mkldnn._linear_pointwise(flat, weight, bias, "none", [], "")  # noqa: SLF001
-    return out[:rows].view(*x.shape[:-1], -1)
+    multiply = torch.ops.mkldnn._linear_pointwise.default  # noqa: SLF001
+    width = x.shape[-1]
+    rows = x.numel() // width
+    missing = rounded(rows) - rows
+    if not missing:
+        # The operation flattens by itself; where few rows are decoded, views of them are a part of the time.
+        return multiply(x, weight, bias, "none", [], "")
+    flat = torch.cat([x.reshape(rows, width), x.new_zeros((missing, width))])
+    return multiply(flat, weight, bias, "none", [], "")[:rows].view(*x.shape[:-1], -1)
 
 
 def pack(model: Any, *, backward: bool = False) -> bool:
