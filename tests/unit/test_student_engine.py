@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from tests.tiny import chat, tiny_model, tiny_tokenizer
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from potstill.errors import InputError
 from potstill.records import Message
@@ -350,6 +351,28 @@ def test_packed_layers_compute_the_same(tokenizer: Any) -> None:
         assert pack(model)
         torch.testing.assert_close(model(input_ids=ids).logits, plain, atol=1e-4, rtol=1e-4)
     assert not pack(tiny_model(tokenizer).bfloat16())
+
+
+def test_packed_layer_is_one_operation_at_few_rows() -> None:
+    """Rows that decode together pass a packed layer without a view or a copy; more are rounded up, to the same result."""
+    model = torch.nn.Sequential(layer := torch.nn.Linear(8, 6))
+    assert pack(model)
+    ran: list[str] = []
+
+    class Watch(TorchDispatchMode):
+        """Writes down what runs."""
+
+        def __torch_dispatch__(self, operation: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            ran.append(operation.name())
+            return operation(*args, **(kwargs or {}))
+
+    few, many = torch.randn(16, 1, 8), torch.randn(3, 11, 8)
+    with torch.inference_mode(), Watch():
+        model(few)
+    assert ran == ["mkldnn::_linear_pointwise"]
+    with torch.inference_mode():
+        expected = torch.nn.functional.linear(many, layer.weight, layer.bias)
+        torch.testing.assert_close(model(many), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_scripted_student_keeps_the_protocol() -> None:
