@@ -45,6 +45,34 @@ def test_a_full_disk_ends_in_7(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
+FULL = """
+import resource
+import sys
+import torch
+from safetensors.torch import save_file
+from potstill.cli import app
+
+@app.app.command("write")
+def write() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    {call}
+
+sys.argv = ["potstill", "write"]
+app.main()
+"""
+WEIGHTS = ("save_file({'a': torch.zeros(100_000)}, 'full')", "torch.save({'a': torch.zeros(100_000)}, 'full')")
+
+
+@pytest.mark.parametrize("call", WEIGHTS)
+def test_weights_without_room_end_in_7(tmp_path: Path, call: str) -> None:
+    """The writers of safetensors and torch have errors of their own where files may grow no more: they are no bugs of ours either."""
+    command = [sys.executable, "-c", FULL.format(call=call)]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 7, result.stderr
+    assert result.stderr.startswith("potstill: weights could not be written")
+    assert "Traceback" not in result.stderr
+
+
 def test_a_misused_command_line_is_a_document_too(potstill: Run) -> None:
     """With --json a wrong option is told as JSON on standard output as well; one before the command gets advice."""
     result = potstill("generate", "--plann", "--json")

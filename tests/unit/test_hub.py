@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from potstill.config import StudentConfig
-from potstill.errors import MachineError
+from potstill.errors import InputError, MachineError
 from potstill.student import hub
 from potstill.student.base import load_base, load_tokenizer
 from potstill.student.shape import read_shape
@@ -50,3 +50,13 @@ def test_only_what_is_no_folder_is_told(tmp_path: Path) -> None:
     assert not told
     hub.tell(NAME, told.append)
     assert [NAME in line and constants.ENDPOINT in line for line in told] == [True]
+
+
+def test_a_path_that_is_wrong_is_not_looked_for(tmp_path: Path) -> None:
+    """A path without a folder, and a file, are wrong input at once: code 2, not a look at the hub."""
+    (tmp_path / "file").touch()
+    for name in ("./no/such/base", "/no/such/base", "../base", "a/b/c", str(tmp_path / "file")):
+        with pytest.raises(InputError, match="there is no folder"):
+            hub.tell(name, print)
+    for name in (NAME, "gpt2", "Qwen/Qwen2.5-0.5B"):
+        hub.check_name(name)

@@ -58,6 +58,7 @@ def test_what_the_encoder_cannot_read_is_not_measured(minilm: Reader) -> None:
     assert found.student_score.similarity is None  # half of all answers is not the whole
     shown = page(found, Evidence(rows, rows), Path("none"))
     assert "not measured" in shown
+    assert "No threshold could be tried" in shown, "two prompts are too few for any, and an empty table says nothing"
     assert minilm.id in meaning(found)
 
 

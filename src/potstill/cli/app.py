@@ -29,8 +29,10 @@ Form = Literal["text", "json", "events"]
 """How an error is told on standard output: not at all, as one document, as one line."""
 INTERRUPTED = 130
 STOPPED = "interrupted; what was finished is saved, the same command goes on from here"
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG}
 """What a disk says that is full, or closed to us: wherever it comes up, no bug of ours."""
+WRITERS = (*(f"(os error {code})" for code in DISK), "inline_container", "PytorchStreamWriter")
+"""The same from safetensors and torch, whose writers raise errors of their own."""
 
 app = typer.Typer(
     name="potstill",
@@ -104,9 +106,12 @@ def _misused(message: str, form: Form) -> int:
 
 
 def _disk(error: Exception) -> MachineError | None:
-    if not isinstance(error, OSError) or error.errno not in DISK:
+    if isinstance(error, OSError) and error.errno in DISK:
+        message = ": ".join((*filter(None, [error.filename]), error.strerror or "no room"))
+    elif type(error).__name__ in {"SafetensorError", "RuntimeError"} and any(mark in str(error) for mark in WRITERS):
+        message = f"weights could not be written: {str(error).splitlines()[0]}"
+    else:
         return None
-    message = ": ".join((*filter(None, [error.filename]), error.strerror or "no room"))
     return MachineError(message, hint="is the disk full, or the folder read-only?")
 
 

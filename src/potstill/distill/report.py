@@ -175,6 +175,8 @@ def _tally(verdict: Verdict) -> str:
 
 
 def _router_table(verdict: Verdict) -> str:
+    if not verdict.router.curve:
+        return "<p class=small>No threshold could be tried: there are too few held-out prompts.</p>"
     rows = "".join(
         f"<tr class={'chosen' if point.threshold == verdict.router.threshold else 'tried'}>"
         f"<td class=n>{point.threshold:.3f}<td class=n>{point.coverage:.0%}<td class=n>{point.agreement:.1%}"

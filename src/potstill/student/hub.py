@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from potstill.errors import InputError
 
 LOOK_S = 5.0
 """How long a hub may take to answer at all."""
@@ -17,10 +20,19 @@ def silent(text: str) -> None:
     """Say nothing."""
 
 
+def check_name(name: str) -> None:
+    """Raise InputError for what is neither a folder nor can be a model's name on the hub."""
+    if Path(name).is_dir() or (re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) and not Path(name).exists()):
+        return
+    message = f"there is no folder {name!r}" + (": it is a file" if Path(name).exists() else "")
+    raise InputError(message, hint="student.base names a folder with config.json and weights, or a model on the hub")
+
+
 def tell(name: str, say: Say) -> None:
-    """Say that a model which is no folder here comes from the hub, before that takes its time."""
+    """Say that a model which is no folder here comes from the hub, before that takes its time; see `check_name`."""
     from huggingface_hub import constants
 
+    check_name(name)
     if not Path(name).is_dir():
         say(f"{name!r} is no folder here: looking for it on {constants.ENDPOINT} and among earlier downloads")
 
