@@ -120,6 +120,24 @@ def test_the_judge_has_a_budget_of_its_own(potstill: Run, tmp_path: Path, teache
 
 
 @pytest.mark.usefixtures("questions")
+def test_a_judge_out_of_reach_is_7_before_every_answer_has_failed(
+    potstill: Run, tmp_path: Path, teacher: Running
+) -> None:
+    """The answers are there, the judge is not: the step ends after a round, and goes on when the judge is back."""
+    flags = ("--samples", "10", "--set", "teacher.max_attempts=1", "--set", "teacher.max_concurrency=4", "--json")
+    command = ("generate", "--prompts", "questions.txt", *flags)
+    env = {**KEY, "GOOGLE_GEMINI_BASE_URL": teacher.url}
+    assert potstill(*command, env=env).returncode == 0
+    judged = (*command, "--set", "generate.judge.enabled=true")
+    away = potstill(*judged, env={**KEY, "GOOGLE_GEMINI_BASE_URL": "http://127.0.0.1:9"})
+    assert away.returncode == 7, away.stderr
+    assert "cannot be reached" in away.stderr
+    marks = [a for a in read_attempts(tmp_path / "workspace" / "ledger.sqlite3") if a.command == "judge"]
+    assert 4 <= len(marks) <= 8
+    assert potstill(*judged, env=env).returncode == 0
+
+
+@pytest.mark.usefixtures("questions")
 def test_rationales_switched_on_pay_for_themselves_alone(potstill: Run, tmp_path: Path, teacher: Running) -> None:
     """The plan names them; each kept answer gets one, paid once; answers, their ids and their cost stay as they were."""
     env = {**KEY, "GOOGLE_GEMINI_BASE_URL": teacher.url}

@@ -111,7 +111,7 @@ def test_grown_cache_is_told_to_calibrate_anew() -> None:
     """Wrong hits grow with a cache, so one that has more than doubled says so at each hit."""
     found = semantic_rule(CacheConfig(), calibration(entries=1000), "e", [], 2001)
     assert isinstance(found, Rule)
-    assert "now 2001: calibrate anew" in found.says
+    assert "at 1000 cached questions, now 2001: calibrate anew" in found.says
     small = semantic_rule(CacheConfig(), calibration(entries=0), "e", [], 2000)
     assert isinstance(small, Rule)
     assert "anew" not in small.says

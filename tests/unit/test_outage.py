@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from potstill.config import Config, Secrets, with_values
+from potstill.errors import MachineError, PotstillError, TeacherError
 from potstill.generate.ask import OUTAGE_S, Outage
+from potstill.generate.grow import Ask, settled
+from potstill.generate.refine import Place, each
+from potstill.ledger import read_attempts
+from potstill.records import Message
+from potstill.teacher.calls import TeacherRequest, build_request
+from potstill.workspace import Workspace
+
+pytestmark = pytest.mark.filterwarnings("ignore:Inheritance class AiohttpClientSession:DeprecationWarning")
 
 LOST = "no connection: ClientConnectorError"
 
@@ -35,3 +51,46 @@ def test_a_refusal_is_no_outage() -> None:
     for _ in range(50):
         outage.failed("http 400", 0.0)
     assert not outage.ends_run(1, 1e9)
+
+
+def nowhere(folder: Path) -> tuple[Config, Place, list[TeacherRequest]]:
+    """A config whose teacher listens nowhere, asked four at once, and forty requests."""
+    config = with_values(
+        Config(), teacher={"base_url": "http://127.0.0.1:9", "max_attempts": 1, "max_concurrency": 4, "rpm": None}
+    )
+    requests = [
+        build_request(
+            config.teacher, [Message(role="user", content=f"{n}?")], temperature=1, max_output_tokens=9, sample=0
+        )
+        for n in range(40)
+    ]
+    secrets = Secrets(teacher_key=SecretStr("a-key"))
+    return config, Place(config, secrets, Workspace(folder), asyncio.Event()), requests
+
+
+async def test_a_step_around_the_cells_ends_after_a_round_too(tmp_path: Path) -> None:
+    """Each of the workers asks once, then the step ends with what a run out of reach ends with."""
+    config, place, requests = nowhere(tmp_path)
+
+    async with place.teacher(config, "judge") as teacher:
+
+        async def ask(request: TeacherRequest) -> None:
+            await teacher.ask(request)
+
+        ended = await each(requests, ask, workers=4, noun="answer", fate="could not be marked")
+    assert isinstance(ended, MachineError)
+    assert "cannot be reached" in ended.message
+    assert len(read_attempts(place.workspace.ledger)) <= 8
+    assert place.outage.ends_run(4, 0.0)
+
+
+async def test_a_round_of_growing_asks_no_more_once_the_teacher_is_out_of_reach(tmp_path: Path) -> None:
+    """The requests of a round that have not begun by then are not sent."""
+    config, place, requests = nowhere(tmp_path)
+    async with place.teacher(config, "grow") as teacher:
+        found = await settled([Ask(request, "evolve", (), 0) for request in requests], teacher, config)
+    assert any(isinstance(error, MachineError) for error in found)
+    assert all(isinstance(error, PotstillError) for error in found)
+    assert len(read_attempts(place.workspace.ledger)) <= 8
+    hints = {error.hint for error in found if isinstance(error, TeacherError)}
+    assert hints == {"is the network up, and teacher.base_url right?"}

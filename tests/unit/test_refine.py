@@ -112,12 +112,12 @@ async def test_failures_are_counted_and_a_stop_ends_all() -> None:
             raise BudgetError(message)
         done.append(number)
 
-    partly = await each(range(6), work, workers=2, what="things failed")
+    partly = await each(range(6), work, workers=2, noun="thing", fate="failed")
     assert isinstance(partly, PartialError)
-    assert partly.message.startswith("1 things failed")
+    assert partly.message.startswith("1 thing failed: ")
     assert sorted(done) == [0, 1, 2, 4, 5]
-    assert isinstance(await each(range(7, 100), work, workers=1, what="things failed"), BudgetError)
-    assert await each([], work, workers=3, what="things failed") is None
+    assert isinstance(await each(range(7, 100), work, workers=1, noun="thing", fate="failed"), BudgetError)
+    assert await each([], work, workers=3, noun="thing", fate="failed") is None
 
 
 def test_answers_by_a_schema() -> None:

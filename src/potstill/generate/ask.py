@@ -16,6 +16,7 @@ from potstill.generate.outcomes import second_request
 from potstill.generate.plan import Cell
 from potstill.teacher.calls import Answer, Asks
 from potstill.teacher.line import StoppedError
+from potstill.teacher.transport import NO_CONNECTION, REACH_HINT
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,6 @@ class Progress:
         self.spent_usd += sum((answer.cost_usd for answer in answers if not answer.reused), Decimal(0))
 
 
-UNCONNECTED = "no connection"
-"""How the reason of a request begins that never left."""
 OUTAGE_S = 600.0
 """How long a run that has had answers goes on while no request finds a connection."""
 Report = Callable[[Progress], None]
@@ -92,22 +91,6 @@ class Settled(Protocol):
 
     async def __call__(self, position: int, *, answered: bool) -> None:
         """Take note."""
-
-
-@dataclass(frozen=True)
-class Asking:
-    """Who is asked, by which rules, and who hears of it.
-
-    `report` gets the progress after each cell; `begun` a position when it is given out, `settled` when it has an answer
-    or has failed for good.
-    """
-
-    teacher: Asks
-    generate: GenerateConfig
-    workers: int
-    report: Report
-    begun: Callable[[int], None]
-    settled: Settled
 
 
 @dataclass
@@ -124,7 +107,7 @@ class Outage:
 
     def failed(self, reason: str, now: float) -> None:
         """A request failed for good; one that was answered by a refusal found a connection."""
-        if not reason.startswith(UNCONNECTED):
+        if not reason.startswith(NO_CONNECTION):
             self.count = 0
             return
         self.since = self.since if self.count else now
@@ -135,6 +118,23 @@ class Outage:
         return self.count >= max(workers, 3) and (not self.was_reached or now - self.since >= OUTAGE_S)
 
 
+@dataclass(frozen=True)
+class Asking:
+    """Who is asked, by which rules, and who hears of it.
+
+    `report` gets the progress after each cell; `begun` a position when it is given out, `settled` when it has an answer
+    or has failed for good.
+    """
+
+    teacher: Asks
+    generate: GenerateConfig
+    workers: int
+    report: Report
+    begun: Callable[[int], None]
+    settled: Settled
+    outage: Outage
+
+
 async def ask_all(cells: Cells, progress: Progress, asking: Asking) -> PotstillError | StoppedError | None:
     """Ask for every cell, `workers` at once; gives what ended the run early, or None.
 
@@ -142,7 +142,7 @@ async def ask_all(cells: Cells, progress: Progress, asking: Asking) -> PotstillE
     way to the teacher) and a stop that the user asked for let what is in flight settle first.
     """
     stopped: list[PotstillError | StoppedError] = []
-    outage = Outage()
+    outage = asking.outage
 
     async def work() -> None:
         for position, cell in _until(cells, stopped):
@@ -154,7 +154,7 @@ async def ask_all(cells: Cells, progress: Progress, asking: Asking) -> PotstillE
                 progress.failed.append(failed)
                 outage.failed(error.reason, time.monotonic())
                 if outage.ends_run(asking.workers, time.monotonic()):
-                    stopped.append(_unreachable(error))
+                    stopped.append(unreachable(error))
                 await asking.settled(position, answered=False)
             except (PotstillError, StoppedError) as error:
                 stopped.append(error)
@@ -178,11 +178,10 @@ async def ask_all(cells: Cells, progress: Progress, asking: Asking) -> PotstillE
     return stopped[0] if stopped else None
 
 
-def _unreachable(error: TeacherError) -> MachineError:
+def unreachable(error: TeacherError) -> MachineError:
+    """What ends a run whose teacher is out of reach."""
     message = f"the teacher cannot be reached: {error.message}"
-    return MachineError(
-        message, hint="is the network up, and teacher.base_url right? the same command goes on from here"
-    )
+    return MachineError(message, hint=f"{REACH_HINT} the same command goes on from here")
 
 
 async def _answers(cell: Cell, asking: Asking) -> list[Answer]:

@@ -204,4 +204,4 @@ def _basis(history: list[int], output: Interval | None) -> str:
             f"assumed {ASSUMED_SHARE:.0%} of max_output_tokens an answer: the ledger has {counted(len(history), 'answer')} of this"
             f" model, an interval needs {ENOUGH}; `potstill generate --pilot 20` pays for 20 of the answers and measures"
         )
-    return f"{output.known} answers of this model in the ledger; 90 % interval by {output.method}"
+    return f"{counted(output.known, 'answer')} of this model in the ledger; 90 % interval by {output.method}"

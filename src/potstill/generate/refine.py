@@ -11,14 +11,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TypeVar
 
 from potstill.config import Config, Secrets, with_values
-from potstill.errors import PartialError, PotstillError, TeacherError
-from potstill.generate.ask import Failed, Progress, Report
+from potstill.errors import MachineError, PartialError, PotstillError, TeacherError
+from potstill.generate.ask import Failed, Outage, Progress, Report, unreachable
 from potstill.generate.converse import Conversations
 from potstill.generate.dataset import Extra
 from potstill.generate.forms import schema_check
@@ -35,6 +35,7 @@ from potstill.teacher.line import StoppedError
 from potstill.teacher.opening import open_teacher
 from potstill.teacher.paid import stored_answer
 from potstill.teacher.presets import check_service
+from potstill.wording import counted
 from potstill.workspace import Workspace
 
 Item = TypeVar("Item")
@@ -44,7 +45,10 @@ Ended = PotstillError | StoppedError | None
 
 @dataclass(frozen=True)
 class Place:
-    """Where the steps run: config, keys and workspace, when to stop, and how many requests the run may still send."""
+    """Where the steps run: config, keys and workspace, when to stop, and how many requests the run may still send.
+
+    One `outage` for cells and steps: a teacher that was heard by either is waited for.
+    """
 
     config: Config
     secrets: Secrets
@@ -52,6 +56,7 @@ class Place:
     stop: asyncio.Event
     allowed: Callable[[], int | None] = lambda: None
     report: Report = lambda _: None
+    outage: Outage = field(default_factory=Outage)
 
     @asynccontextmanager
     async def teacher(self, config: Config, command: str, cap: Cap | None = None) -> AsyncIterator[Asks]:
@@ -62,7 +67,7 @@ class Place:
             watcher = asyncio.create_task(self._watch(teacher.stop))
             progress = Progress(0, time.monotonic(), step=command)
             try:
-                yield _Followed(teacher, progress, self.report)
+                yield _Followed(teacher, progress, self.report, self.outage, config.teacher.max_concurrency)
             finally:
                 progress.total = progress.done + len(progress.failed)
                 self.report(progress)
@@ -75,24 +80,35 @@ class Place:
         then()
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Followed:
-    """A teacher, with a word on how far a step is after each answer."""
+    """A teacher, with a word on how far a step is after each answer; one that is out of reach is asked no more."""
 
     teacher: Asks
     progress: Progress
     report: Report
+    outage: Outage
+    workers: int
+    away: MachineError | None = None
 
     async def ask(self, request: TeacherRequest) -> Answer:
-        """Answer one request; raises what the teacher raises."""
+        """Answer one request; raises what the teacher raises, and MachineError from when no request finds it any more."""
+        if self.away is not None:
+            raise self.away
         try:
             answer = await self.teacher.ask(request)
         except TeacherError as error:
             failed = Failed(request.role or "", "", request.sample, error.reason, error.message)
             self.progress.failed.append(failed)
             self.report(self.progress)
+            self.outage.failed(error.reason, time.monotonic())
+            if self.outage.ends_run(self.workers, time.monotonic()):
+                self.away = unreachable(error)
+                raise self.away from error
             raise
         self.progress.count([answer])
+        if not answer.reused:
+            self.outage.answered()
         self.report(self.progress)
         return answer
 
@@ -200,7 +216,8 @@ async def _converse(samples: Samples, conversations: Conversations, gauge: Gauge
             kept(samples(), gauge),
             lambda sample: conversations.extend(sample, teacher),
             workers=place.config.teacher.max_concurrency,
-            what="chats could not be continued",
+            noun="chat",
+            fate="could not be continued",
         )
 
 
@@ -215,7 +232,7 @@ async def _mark(samples: Samples, rubric: Rubric, gauge: Gauge, place: Place) ->
             await teacher.ask(rubric.request(sample))
 
         workers = config.teacher.max_concurrency
-        return await each(kept(samples(), gauge), mark, workers=workers, what="answers could not be marked")
+        return await each(kept(samples(), gauge), mark, workers=workers, noun="answer", fate="could not be marked")
 
 
 async def _explain(samples: Iterable[Sample], rationales: Rationales, gauge: Gauge, place: Place) -> Ended:
@@ -227,10 +244,12 @@ async def _explain(samples: Iterable[Sample], rationales: Rationales, gauge: Gau
 
         kept = (sample for sample, verdict in sift(samples, gauge) if isinstance(verdict, Kept))
         workers = place.config.teacher.max_concurrency
-        return await each(kept, explain, workers=workers, what="answers could not be explained")
+        return await each(kept, explain, workers=workers, noun="answer", fate="could not be explained")
 
 
-async def each(items: Iterable[Item], work: Callable[[Item], Awaitable[None]], *, workers: int, what: str) -> Ended:
+async def each(
+    items: Iterable[Item], work: Callable[[Item], Awaitable[None]], *, workers: int, noun: str, fate: str
+) -> Ended:
     """Do some work for every item, `workers` at once; gives what ended it early, or a PartialError for what failed.
 
     What is in flight comes in before it returns.
@@ -254,7 +273,7 @@ async def each(items: Iterable[Item], work: Callable[[Item], Awaitable[None]], *
     if stopped:
         return stopped[0]
     if failed:
-        message = f"{len(failed)} {what}: {failed[0].message}"
+        message = f"{counted(len(failed), noun)} {fate}: {failed[0].message}"
         return PartialError(message, hint="run the same command again: it asks for just these")
     return None
 

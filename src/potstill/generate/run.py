@@ -11,7 +11,7 @@ from decimal import Decimal
 from potstill.config import Config, GenerateConfig, Secrets
 from potstill.errors import PotstillError, UsageError
 from potstill.generate.alone import alone
-from potstill.generate.ask import Asking, Failed, Progress, Report, ask_all
+from potstill.generate.ask import Asking, Failed, Outage, Progress, Report, ask_all
 from potstill.generate.batching import Rounds
 from potstill.generate.dataset import Extra, sample_of, write_dataset
 from potstill.generate.failures import Encode
@@ -117,7 +117,7 @@ async def _generate(config: Config, secrets: Secrets, workspace: Workspace, term
     plan = load_plan(config)
     async with _teacher(plan, secrets, workspace, replace(terms, max_requests=place.allowed())) as teacher:
         start = _start(plan, teacher.ledger)
-        progress, stopped = await _ask(plan, teacher, start, terms)
+        progress, stopped = await _ask(plan, teacher, start, terms, place.outage)
         manifest, published = None, Published()
         has_some = progress.done > 0 or progress.total == 0 or config.generate.from_traces
         ledger, pay = teacher.ledger, stopped is None and pays
@@ -180,7 +180,7 @@ def _start(plan: Plan, ledger: Ledger) -> PlanProgress:
 
 
 async def _ask(
-    plan: Plan, teacher: Teacher, start: PlanProgress, terms: Terms
+    plan: Plan, teacher: Teacher, start: PlanProgress, terms: Terms, outage: Outage
 ) -> tuple[Progress, PotstillError | StoppedError | None]:
     """Ask for what is missing, one by one or in batch jobs; gives the progress, and what ended it early."""
     if terms.pilot is not None:
@@ -198,7 +198,7 @@ async def _ask(
             if isinstance(teacher, PaidTeacher):
                 _refuse_waiting_jobs(plan.config, teacher)
             workers = min(plan.config.teacher.max_concurrency, max(1, progress.left))
-            asking = Asking(teacher, plan.config.generate, workers, terms.report, track.begun, track.settled)
+            asking = Asking(teacher, plan.config.generate, workers, terms.report, track.begun, track.settled, outage)
             stopped = await ask_all(plan.cells(start.first_open, start.holes), progress, asking)
     await track.save()
     return progress, stopped

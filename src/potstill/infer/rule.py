@@ -11,6 +11,7 @@ from potstill.infer.calibration import Calibration
 from potstill.infer.guard import veto
 from potstill.infer.store import Judged
 from potstill.infer.verifier import Verifier
+from potstill.wording import counted
 
 SAFE_COSINE = 0.95
 """Without a calibration. On Quora pairs with MiniLM and the guard, 11 % of what it serves is wrong by label (a good half
@@ -115,7 +116,7 @@ def _calibrated(max_wrong_rate: float, calibration: Calibration, judged: Sequenc
         return Off(f"{wrong} of {len(audited)} audited hits were wrong, more than {max_wrong_rate:.1%}: calibrate anew")
     says = f"at most {calibration.upper:.1%} wrong by calibration"
     if entries > GROWN * max(SMALL, calibration.entries):
-        says += f" with {calibration.entries} entries, now {entries}: calibrate anew"
+        says += f" at {counted(calibration.entries, 'cached question')}, now {entries}: calibrate anew"
     verifier = calibration.verifier if calibration.signal == "verifier" else None
     cross_encoder = calibration.cross_encoder if calibration.signal == "cross_encoder" else None
     return Rule(calibration.threshold, says, verifier, cross_encoder)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from potstill.wording import counted
+
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
@@ -134,7 +136,7 @@ def _savings(metrics: Metrics) -> dict[str, str]:
     routes = ", ".join(f"{count} {route}" for route, count in sorted(metrics.routes.items()))
     saved = metrics.baseline_usd - metrics.spent_usd
     return {
-        "hybrid": f"{answers} answers: {routes}",
+        "hybrid": f"{counted(answers, 'answer')}: {routes}",
         "cache hits": f"{cached / answers:.0%}",
         "paid": f"${metrics.spent_usd:.6f}, the teacher alone ${metrics.baseline_usd:.6f}",
         "saved": f"{'-' if saved < 0 else ''}${abs(saved):.6f}",

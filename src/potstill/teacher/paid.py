@@ -20,7 +20,7 @@ from potstill.teacher.hearing import Hearing, Tell
 from potstill.teacher.line import Entry, Line
 from potstill.teacher.pacing import Limits
 from potstill.teacher.retrying import Failure, GiveUp, Keep, Retry, Stop, after_failure, after_reply, learned_limits
-from potstill.teacher.transport import Received, StreamingTransport, Transport
+from potstill.teacher.transport import NO_CONNECTION, REACH_HINT, Received, StreamingTransport, Transport
 from potstill.teacher.wire import Reply, parse_reply
 
 Decision = Keep | Retry | GiveUp | Stop
@@ -144,7 +144,8 @@ class PaidTeacher:
                     if not pause_all:
                         await self._line.rest(after_s)
                 case GiveUp(reason, detail):
-                    raise TeacherError(detail, reason=reason)
+                    hint = REACH_HINT if reason.startswith(NO_CONNECTION) else None
+                    raise TeacherError(detail, reason=reason, hint=hint)
                 case Stop(_, error):
                     raise error
 

@@ -13,6 +13,10 @@ from potstill.config import TeacherConfig
 from potstill.teacher.calls import TeacherRequest
 from potstill.teacher.hearing import Hearing
 
+NO_CONNECTION = "no connection"
+"""How the word for an attempt begins that never left."""
+REACH_HINT = "is the network up, and teacher.base_url right?"
+
 
 @dataclass(frozen=True)
 class Received:
@@ -25,6 +29,11 @@ class Received:
     body: str = ""
     lost: str | None = None
     unsent: bool = False
+
+
+def unconnected(cause: str) -> Received:
+    """What comes back where no connection could be made."""
+    return Received(status=None, lost=f"{NO_CONNECTION}: {cause}", unsent=True)
 
 
 class Transport(Protocol):
@@ -130,15 +139,15 @@ def received_error(error: Exception) -> Received | None:
 
     if isinstance(error, errors.APIError):
         return Received(status=error.code, body=_error_body(error))
-    unconnected = (
+    unmade = (
         aiohttp.ClientConnectorError,
         aiohttp.ConnectionTimeoutError,
         aiohttp.InvalidURL,
         httpx2.ConnectError,
         httpx2.ConnectTimeout,
     )
-    if isinstance(error, unconnected):
-        return Received(status=None, lost=f"no connection: {type(error).__name__}", unsent=True)
+    if isinstance(error, unmade):
+        return unconnected(type(error).__name__)
     if isinstance(error, TimeoutError):
         return Received(status=None, lost="timeout")
     if isinstance(error, UnicodeDecodeError):

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from potstill.config import TeacherConfig
 from potstill.errors import MachineError
 from potstill.teacher.calls import TeacherRequest
-from potstill.teacher.transport import Received
+from potstill.teacher.transport import Received, unconnected
 
 GENERATION = {
     "candidateCount": "candidate_count",
@@ -90,13 +90,15 @@ class LegacyTransport:
         try:
             model.generate_content(**arguments, request_options={"timeout": self._timeout_s, "retry": None})
         except Timeout as error:
-            return Received(status=None, lost="timeout", unsent=isinstance(error, ConnectTimeout))
+            return (
+                unconnected("ConnectTimeout") if isinstance(error, ConnectTimeout) else Received(None, lost="timeout")
+            )
         except TooManyRedirects as error:
             return Received(status=error.response.status_code if error.response is not None else HTTPStatus.FOUND)
         except RequestException as error:
             unsent = isinstance(getattr(error.args[0] if error.args else None, "reason", None), NewConnectionError)
-            words = "no connection" if unsent else "connection"
-            return Received(status=None, lost=f"{words}: {type(error).__name__}", unsent=unsent)
+            name = type(error).__name__
+            return unconnected(name) if unsent else Received(None, lost=f"connection: {name}")
         except (GoogleAPICallError, GoogleAuthError, ParseError, ValueError):
             pass  # the reply as it came says more
         return self._seen.reply or Received(status=None, lost="no reply")

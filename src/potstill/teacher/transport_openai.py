@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from potstill.config import TeacherConfig
 from potstill.errors import MachineError
 from potstill.teacher.calls import TeacherRequest
-from potstill.teacher.transport import Received
+from potstill.teacher.transport import Received, unconnected
 
 OPENAI_URL = "https://api.openai.com/v1"
 """Named where the config names no other: the client would look in the environment, which the config alone reads."""
@@ -84,7 +84,7 @@ def _without_reply(error: Exception) -> Received:
 
     cause = type(error.__cause__ or error).__name__
     if cause in UNCONNECTED:
-        return Received(status=None, lost=f"no connection: {cause}", unsent=True)
+        return unconnected(cause)
     is_late = isinstance(error, openai.APITimeoutError | TimeoutError)
     return Received(status=None, lost="timeout" if is_late else f"connection: {cause}")
 
