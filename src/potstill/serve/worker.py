@@ -128,17 +128,20 @@ class Worker:
                 if self._closing and not (commands or self._jobs):
                     return
             for command in commands:
-                command()
+                self._guarded(command)
             if self._jobs:
-                self._step()
+                self._guarded(self._step)
 
-    def _step(self) -> None:
+    def _guarded(self, command: Callable[[], None]) -> None:
+        """The edge of the server: what goes wrong in the engine fails the requests that run in it, not the worker."""
         try:
-            pieces = self._engine.step()
-        except Exception as error:  # the edge of the server: a bug fails the requests that run, not the worker
+            command()
+        except Exception as error:
             log.exception("the student failed")
             self._fail(error)
-            return
+
+    def _step(self) -> None:
+        pieces = self._engine.step()
         self._observe(self._engine.running)
         for piece in pieces:
             job, index = self._jobs[piece.index]
@@ -151,10 +154,16 @@ class Worker:
         if job.gone:
             self._release(job.open)
             return
-        for index, one in enumerate(job.prepared):
-            number = self._engine.add(one)
-            job.numbers.append(number)
-            self._jobs[number] = (job, index)
+        try:
+            for index, one in enumerate(job.prepared):
+                number = self._engine.add(one)
+                job.numbers.append(number)
+                self._jobs[number] = (job, index)
+        except Exception as error:  # noqa: BLE001  (handed to whoever asked; the others' rows are untouched)
+            job.gone = True
+            job.deliver(error)
+            self._release(job.open - len(job.numbers))
+            self._drop(job)
 
     def _drop(self, job: Job) -> None:
         for number in job.numbers:

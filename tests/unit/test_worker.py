@@ -1,0 +1,80 @@
+"""What the worker does when the engine breaks between two steps: in the joining or the leaving of a request."""
+
+from __future__ import annotations
+
+import pytest
+from tests.contract.test_serve_openai import Scripted
+
+from potstill.records import Message
+from potstill.serve.worker import AsyncJob, Worker
+from potstill.student.answers import Prepared, StudentQuery
+from potstill.student.scripted import ScriptedEngine, ScriptedRow
+
+
+class Fragile(ScriptedEngine):
+    """Has no room for what ends in `full`, and breaks when what says `hold` is cancelled."""
+
+    def add(self, row: ScriptedRow) -> int:
+        """Let a row join, or not."""
+        if row.query.messages[-1].content == "full":
+            raise MemoryError
+        return super().add(row)
+
+    def cancel(self, number: int) -> None:
+        """Drop a row, or break."""
+        if any(row.number == number and row.query.messages[-1].content == "hold" for row in self._rows):
+            raise RuntimeError
+        super().cancel(number)
+
+
+class FragileStudent(Scripted):
+    """A student with such an engine."""
+
+    def open(self, slots: int) -> ScriptedEngine:
+        """A fresh one."""
+        return Fragile(self, slots)
+
+
+async def test_a_request_that_cannot_join_fails_alone() -> None:
+    """No memory for one of a request's queries is told to its caller, and leaves nothing; who runs goes on, who comes is served."""
+    student = FragileStudent()
+    worker = Worker(student, max_batch=4, max_queue=0)
+    worker.start()
+    running = AsyncJob(worker, prepared(worker, "hold"))
+    assert student.started.wait(20)
+    refused = AsyncJob(worker, prepared(worker, "go", "full"))
+    student.released.set()
+    with pytest.raises(MemoryError):
+        [piece async for piece in refused.pieces()]
+    refused.cancel()
+    assert [piece async for piece in running.pieces()][-1].answer is not None
+    after = AsyncJob(worker, prepared(worker, "a", "b", "c", "d"))  # every place is free again
+    assert len([piece async for piece in after.pieces() if piece.answer is not None]) == 4
+    assert worker.alive
+    await worker.close()
+
+
+async def test_an_engine_that_breaks_on_a_cancelled_request_is_replaced() -> None:
+    """What still runs in it is told, and the next request is served."""
+    student = FragileStudent()
+    worker = Worker(student, max_batch=4, max_queue=0)
+    worker.start()
+    leaving, staying = AsyncJob(worker, prepared(worker, "hold")), AsyncJob(worker, prepared(worker, "go on and on"))
+    assert student.started.wait(20)
+    leaving.cancel()
+    student.released.set()
+    with pytest.raises(RuntimeError):
+        [piece async for piece in staying.pieces()]
+    after = AsyncJob(worker, prepared(worker, "a", "b", "c", "d"))
+    assert len([piece async for piece in after.pieces() if piece.answer is not None]) == 4
+    await worker.close()
+
+
+def prepared(worker: Worker, *texts: str) -> list[Prepared]:
+    """Queries of one request."""
+    return [
+        worker.prepare(
+            StudentQuery(role="cost-analyst", messages=(Message(role="user", content=text),), max_new_tokens=50)
+        )
+        for text in texts
+    ]
