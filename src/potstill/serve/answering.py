@@ -16,7 +16,7 @@ from potstill.serve.errors import ApiError, bad_value
 from potstill.serve.intake import unless_gone
 from potstill.serve.metrics import Metrics
 from potstill.serve.replies import DONE, ChatReply, Choice, TextReply, usage_of
-from potstill.serve.streaming import chained, streamed
+from potstill.serve.streaming import Streamed, chained
 from potstill.serve.wire import ALL, ChatRequest, CompletionRequest, Sampled, check_limits
 from potstill.serve.worker import AsyncJob, Worker
 from potstill.student.answers import Piece, Prepared, StudentAnswer, StudentQuery
@@ -67,7 +67,7 @@ class Answering:
         except BaseException:
             job.cancel()
             raise
-        return streamed(self._events(work, chained(first, pieces), limit.when()), job.cancel)
+        return Streamed(self._events(work, chained(first, pieces), limit.when()), job.cancel)
 
     def _prepare(self, request: Request, asked: ChatRequest | CompletionRequest) -> Work:
         notes: Notes = request.state.notes

@@ -18,7 +18,7 @@ from potstill.serve.errors import ApiError
 from potstill.serve.intake import unless_gone
 from potstill.serve.metrics import Metrics
 from potstill.serve.replies import DONE, ChatReply, Choice, event
-from potstill.serve.streaming import chained, streamed
+from potstill.serve.streaming import Streamed, chained
 from potstill.serve.wire import HYBRID, ChatRequest, check_hybrid
 from potstill.serve.worker import QueueFullError
 
@@ -147,7 +147,7 @@ class Hybrid:
         except BaseException:
             task.cancel()
             raise
-        return streamed(self._events(notes, asked, task, chained(first, arriving), tokens), task.cancel)
+        return Streamed(self._events(notes, asked, task, chained(first, arriving), tokens), task.cancel)
 
     def _started(
         self, notes: Notes, asked: ChatRequest, wishes: dict[str, bool], tell: Callable[[str], None] | None

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import TypeVar
 
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from potstill.errors import PotstillError
 from potstill.serve.errors import ApiError, translated
@@ -16,9 +17,22 @@ HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 Piece = TypeVar("Piece")
 
 
-def streamed(events: AsyncGenerator[str], stop: Callable[[], object]) -> StreamingResponse:
-    """A response of these events; where they fail, the last one says how. `stop` ends the work, also when the client leaves."""
-    return StreamingResponse(_to_the_end(events, stop), media_type="text/event-stream", headers=HEADERS)
+class Streamed(StreamingResponse):
+    """A response of these events; where they fail, the last one says how.
+
+    `stop` ends the work whatever happens, also where the client has left before the first event was taken.
+    """
+
+    def __init__(self, events: AsyncGenerator[str], stop: Callable[[], object]) -> None:
+        super().__init__(_to_the_end(events), media_type="text/event-stream", headers=HEADERS)
+        self._stop = stop
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events while the client is there."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._stop()
 
 
 async def chained(first: Piece | None, rest: AsyncIterator[Piece]) -> AsyncIterator[Piece]:
@@ -29,7 +43,7 @@ async def chained(first: Piece | None, rest: AsyncIterator[Piece]) -> AsyncItera
         yield piece
 
 
-async def _to_the_end(events: AsyncGenerator[str], stop: Callable[[], object]) -> AsyncIterator[str]:
+async def _to_the_end(events: AsyncGenerator[str]) -> AsyncIterator[str]:
     try:
         async with aclosing(events):
             async for line in events:
@@ -38,5 +52,3 @@ async def _to_the_end(events: AsyncGenerator[str], stop: Callable[[], object]) -
         yield event(ApiError(504, "the answer took too long", code="timeout").body)
     except PotstillError as error:
         yield event(translated(error).body)
-    finally:
-        stop()
