@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from potstill.config import ServeConfig
+from potstill.cli.serve_local import _encoder_of
+from potstill.cli.session import Session
+from potstill.config import ServeConfig, resolve
 from potstill.errors import MachineError
 from potstill.serve.server import listen, run, url_of
 
@@ -62,3 +67,18 @@ async def test_a_second_signal_ends_the_drain(capfd: pytest.CaptureFixture[str])
     asking.cancel()
     assert not interrupted
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_two_first_requests_open_one_encoder(tmp_path: Path) -> None:
+    """Embeddings that are asked for at once, before the encoder is there, are made; so are all later ones."""
+    settings = [f"workspace={tmp_path}", "cache.encoder=all-MiniLM-L6-v2"]
+    _, encode = _encoder_of(Session("serve-local", resolve(settings=settings)))
+    together = threading.Barrier(2)
+
+    def ask() -> int:
+        together.wait()
+        return len(encode(["hello"])[0])
+
+    with ThreadPoolExecutor(2) as pool:
+        sizes = [each.result() for each in [pool.submit(ask) for _ in range(2)]]
+    assert {*sizes, len(encode(["hello"])[0])} == {384}

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shlex
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -150,10 +151,12 @@ def _encoder_of(session: Session) -> tuple[str, Callable[[list[str]], list[tuple
 
     name = session.config.cache.encoder
     opened: list[Encoder] = []
+    opening = threading.Lock()
 
     def encode(texts: list[str]) -> list[tuple[float, ...]]:
-        if not opened:
-            opened.append(load_encoder(name, session.workspace.encoders))
+        with opening:  # each request asks in a thread of its own
+            if not opened:
+                opened.append(load_encoder(name, session.workspace.encoders))
         (encoder,) = opened
         for place, text in enumerate(texts):
             if (reason := encoder.unreadable(text)) is not None:
