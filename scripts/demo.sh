@@ -30,10 +30,11 @@ stop() {
 }
 trap stop EXIT
 
-# The first line that a background server prints is its address.
+# The first line that a background server prints is its address: `address FILE PROCESS`.
 address() {
     for _ in $(seq 600); do
         [ -s "$1" ] && { grep -om1 'http://[0-9.:]*' "$1" && return; }
+        kill -0 "$2" 2>/dev/null || break
         sleep 0.2
     done
     echo "no answer from the server, see $1" >&2
@@ -46,7 +47,7 @@ export GEMINI_API_KEY=any-text-does-for-the-emulator                            
 say "The teacher: a local Gemini (an emulator: same protocol, quotas, token counts)"
 potstill emulator --faq hardware.en --port 0 --log "$run/emulator.jsonl" >"$run/emulator.out" &
 emulator=$!
-export GOOGLE_GEMINI_BASE_URL=$(address "$run/emulator.out")                                                # (*)
+GOOGLE_GEMINI_BASE_URL=$(address "$run/emulator.out" $emulator); export GOOGLE_GEMINI_BASE_URL              # (*)
 echo "emulator at $GOOGLE_GEMINI_BASE_URL"
 
 say "1. cost estimate: know before you spend"
@@ -65,7 +66,7 @@ show potstill distill -c $config -w $run ${student[@]+"${student[@]}"}
 say "4. serve-local: the student's roles behind an OpenAI-compatible API"
 potstill serve-local -c $config -w $run --port 0 >"$run/server.out" &
 server=$!
-OPENAI_BASE_URL=$(address "$run/server.out")/v1
+OPENAI_BASE_URL=$(address "$run/server.out" $server)/v1
 export OPENAI_BASE_URL
 show python scripts/ask_server.py "How much GPU memory do I need to run a small model?" hardware-expert cost-analyst
 kill -TERM $server && wait $server || true

@@ -33,3 +33,19 @@ def test_the_whole_pipeline_runs(tmp_path: Path) -> None:
     digests = [entry["digest"] for entry in billed]
     assert len(digests) == len(set(digests)), "a request was paid for twice"
     assert "Traceback" not in result.stderr
+
+
+def test_a_teacher_that_does_not_start_ends_the_demo(tmp_path: Path) -> None:
+    """Without the emulator's address nothing is asked: it would go to the real Gemini."""
+    asked = tmp_path / "asked"
+    program = tmp_path / "potstill"
+    program.write_text(f'#!/bin/sh\necho "$1" >>"{asked}"\nexit 1\n')
+    program.chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    result = subprocess.run(
+        ["bash", "scripts/demo.sh", "--quick", str(tmp_path / "run")],
+        cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "no answer from the server" in result.stderr
+    assert asked.read_text() == "emulator\n"
