@@ -95,7 +95,7 @@ def read_yaml(path: Path, what: str) -> Any:
     """Read a YAML file; raises InputError naming `what`, the path and the line."""
     try:
         data = yaml.safe_load(read_text(path, what))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
         message = f"{path}{where}: {getattr(error, 'problem', None) or 'not valid YAML'}"
@@ -120,11 +120,24 @@ def parse_json(text: str) -> Any:
 
 def check_text(data: Any, origin: str) -> None:
     """Raise InputError, naming `origin`, for half a surrogate pair: YAML and JSON can say one, no file can hold it."""
-    try:
-        json.dumps(data, ensure_ascii=False, default=str, skipkeys=True).encode()
-    except UnicodeEncodeError as error:
-        message = f"{origin}: \\u{ord(error.object[error.start]):04x} is half a character"
-        raise InputError(message, hint="write the character itself, in UTF-8") from error
+    for text in _texts(data):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            message = f"{origin}: \\u{ord(text[error.start]):04x} is half a character"
+            raise InputError(message, hint="write the character itself, in UTF-8") from error
+
+
+def _texts(data: Any) -> Iterator[str]:
+    """All texts in some lists and mappings. By YAML's references one of them can stand in many places, also in itself."""
+    waiting, seen = [data], set()
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, list | dict) and id(item) not in seen:
+            seen.add(id(item))
+            waiting += [*item, *item.values()] if isinstance(item, dict) else item
 
 
 def check_target(path: Path, source: Path | None = None) -> None:

@@ -168,6 +168,15 @@ def test_half_a_character_is_refused() -> None:
         resolve(settings=['cache.namespace="\\ud83d"'], environ={})
 
 
+@pytest.mark.parametrize(
+    "text", ["generate:\n  prompts: &a [*a]\n", "generate: &a\n  x: *a\n", f"x: {'[' * 5000}", "x: &a {*a : 1}\n"]
+)
+def test_a_file_that_has_no_end_is_refused(tmp_path: Path, text: str) -> None:
+    """A value that holds itself, by YAML's references, or is nested too deeply is a ConfigError that names the file."""
+    with pytest.raises(ConfigError, match=r"mine\.yaml"):
+        resolve(write(tmp_path, text), environ={})
+
+
 @pytest.mark.parametrize("text", ["teacher: [1, 2]\nbudget: 3\n", "- a\n- b\n", "just text\n", "teacher:\n\trpm: 1\n"])
 def test_a_file_of_the_wrong_shape_is_refused(tmp_path: Path, text: str) -> None:
     """A file that is no mapping of sections, or no YAML, is a ConfigError that names the file."""

@@ -105,7 +105,7 @@ def _leaves(data: Mapping[Any, Any], prefix: str = "") -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     for name, value in data.items():
         key = f"{prefix}{name}"
-        if isinstance(value, Mapping) and key not in known:
+        if isinstance(value, Mapping) and _is_section(key, known):
             found += _leaves(value, f"{key}.")
         elif value is not None or key in known or not _is_section(key, known):
             found.append((key, value))
@@ -163,7 +163,7 @@ def parse_yaml(text: str, origin: str) -> Any:
     """What a file, a variable or an option says; raises ConfigError naming it."""
     try:
         data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "not valid YAML"
