@@ -61,6 +61,10 @@ def test_report_and_bill_agree_to_the_last_digit(potstill: Run, tmp_path: Path) 
     assert Decimal(matched["log_usd"]) == Decimal(found["total"]["usd"]) + Decimal(matched["lost_usd"])
     assert Decimal(matched["lost_usd"]) <= Decimal(found["total"]["possibly_usd"])
     assert found["total"]["failed"] > 0
+    settled = ("--settle", matched["lost_usd"], "--billing", "billing.jsonl", "--json")
+    after = json.loads(potstill("cost", "report", *settled).stdout)
+    assert after["reconciled"]["agrees"]
+    assert (after["total"]["usd"], after["total"]["possibly_usd"]) == (matched["log_usd"], "0")
     left = json.loads(potstill("cost", "estimate", *FLAGS, "--json").stdout)
     assert left["paid"] == found["total"]["answers"]
     assert left["todo"] == 80 - left["paid"]

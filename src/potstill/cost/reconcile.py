@@ -16,6 +16,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from potstill.files import read_text
+from potstill.ledger import BY_BILL
 from potstill.pricing.book import PriceBook
 from potstill.records import Attempt, Usage, from_json
 
@@ -36,7 +37,7 @@ class Reconciled:
     """Both sides in dollars, and what explains the difference between them.
 
     `lost`: requests that were billed and have no reply in the ledger, `lost_usd` for them; `held_usd`: what the ledger
-    holds for its open attempts. `unexplained_usd` is what neither explains; `unknown`: billed requests, and `unbilled`:
+    holds for its open attempts, and those cost that were settled by the bill. `unexplained_usd` is what neither explains; `unknown`: billed requests, and `unbilled`:
     paid attempts, that the other side does not have.
     """
 
@@ -81,13 +82,14 @@ def reconcile(attempts: Sequence[Attempt], log: Iterable[Billed], book: PriceBoo
             known[key] -= 1
         else:
             lost.append(entry)
-    held = [attempt for attempt in attempts if attempt.status == "open"]
+    held = [attempt.reserved_usd for attempt in attempts if attempt.status == "open"]
+    held += [attempt.cost_usd for attempt in attempts if attempt.reason == BY_BILL]
     return Reconciled(
         log_usd=_priced(entries, book),
         ledger_usd=sum((attempt.cost_usd for attempt in paid), Decimal(0)),
         lost=len(lost),
         lost_usd=_priced(lost, book),
-        held_usd=sum((attempt.reserved_usd for attempt in held), Decimal(0)),
+        held_usd=sum(held, Decimal(0)),
         unknown=max(0, len(lost) - len(held)),
         unbilled=sum(known.values()),
     )

@@ -1,17 +1,18 @@
-"""What was spent, from the ledger, and what cache and student saved, from the traces. Reads only."""
+"""What was spent, from the ledger, and what cache and student saved, from the traces; and what was lost, settled by the bill."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date
 from decimal import Decimal
 from pathlib import Path
 
+from potstill.errors import InputError
 from potstill.files import read_lines
-from potstill.ledger import Sum, read_sums
-from potstill.records import Trace, Usage, from_lines
+from potstill.ledger import Ledger, Settled, Sum, read_sums
+from potstill.records import Attempt, Trace, Usage, from_lines
 from potstill.workspace import Workspace
 
 GROUPS: dict[str, Callable[[Sum], str]] = {
@@ -28,7 +29,8 @@ class Line:
     """The attempts of one group: answers, failures, attempts without a reply, tokens and dollars.
 
     `usd` was billed, `failed_usd` of it for attempts that gave no answer; `possibly_usd` is held at most for the open
-    ones, which left and will have no reply, `under_way_usd` for those that a process or a batch job will answer.
+    ones, which left and will have no reply, `under_way_usd` for those that a process or a batch job will answer. `by_bill`:
+    failed ones without a reply that were closed by the teacher's bill, at `by_bill_usd`.
     """
 
     answers: int
@@ -40,6 +42,8 @@ class Line:
     possibly_usd: Decimal
     under_way: int
     under_way_usd: Decimal
+    by_bill: int
+    by_bill_usd: Decimal
 
     @property
     def usd_per_answer(self) -> Decimal | None:
@@ -88,6 +92,30 @@ def report(
     return summed(sums, traces)
 
 
+async def settle(
+    workspace: Workspace,
+    billed_usd: Decimal,
+    *,
+    since: date | None = None,
+    until: date | None = None,
+    command: str | None = None,
+) -> Settled:
+    """Close what is possibly paid of some days and a command, at what the teacher's bill says of it together.
+
+    Raises InputError where there is no ledger, UsageError where more was billed than is held.
+    """
+    if not workspace.ledger.is_file():
+        message = f"no ledger at {workspace.ledger}: there is nothing to settle"
+        raise InputError(message)
+
+    def chosen(attempt: Attempt) -> bool:
+        named = command in {None, attempt.command.partition(" ")[0]}
+        return named and _within(attempt.started_at.astimezone(UTC).date(), since, until)
+
+    with Ledger.open(workspace.ledger) as ledger:
+        return await ledger.settle_lost(billed_usd, chosen)
+
+
 def summed(sums: Sequence[Sum], traces: Iterable[Trace]) -> Report:
     """Sum up a workspace. Failed attempts count with what was billed, open ones apart with what is held for them."""
     groups: dict[str, dict[str, Line]] = {}
@@ -134,6 +162,8 @@ def line(sums: Sequence[Sum]) -> Line:
         sum((found.reserved_usd for found in sums if found.status == "open" and not found.under_way), Decimal(0)),
         states["under way"],
         sum((found.reserved_usd for found in sums if found.under_way), Decimal(0)),
+        sum(found.count for found in sums if found.by_bill),
+        sum((found.cost_usd for found in sums if found.by_bill), Decimal(0)),
     )
 
 

@@ -1,6 +1,7 @@
 """Every attempt at a paid call, in SQLite: the intent before it leaves, the raw answer before anything parses it."""
 
 from potstill.ledger.entries import (
+    BY_BILL,
     Admitted,
     Cap,
     Change,
@@ -10,6 +11,7 @@ from potstill.ledger.entries import (
     Intent,
     Job,
     PlanProgress,
+    Settled,
     Settlement,
     StoredReply,
     Ticket,
@@ -20,6 +22,7 @@ from potstill.ledger.reading import Answered, LedgerView, read_attempts
 from potstill.ledger.sums import PaidWork, Sum, paid_work, read_sums
 
 __all__ = [
+    "BY_BILL",
     "Admitted",
     "Answered",
     "Cap",
@@ -33,6 +36,7 @@ __all__ = [
     "LedgerView",
     "PaidWork",
     "PlanProgress",
+    "Settled",
     "Settlement",
     "StoredReply",
     "Sum",

@@ -50,6 +50,19 @@ class Settlement:
     latency_s: float
 
 
+BY_BILL = "settled by the bill"
+"""Why an attempt without a reply is closed: its user has looked it up. Nothing else closes one."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Attempts without a reply that were closed: how many, what was held for them, and what they have cost."""
+
+    attempts: int
+    held_usd: Decimal
+    billed_usd: Decimal
+
+
 @dataclass(frozen=True)
 class StoredReply:
     """An answer that was paid for earlier."""

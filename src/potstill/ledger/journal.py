@@ -8,7 +8,7 @@ SQLite's write-ahead log with an incomplete end, which the next opening cuts off
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -16,26 +16,38 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from potstill.errors import BudgetError, MachineError
+from potstill.errors import BudgetError, MachineError, UsageError
 from potstill.ledger.entries import (
-    Cap,
     Change,
     Elsewhere,
     Gate,
     Held,
     Intent,
     PlanProgress,
+    Settled,
     Settlement,
     StoredReply,
     Ticket,
 )
 from potstill.ledger.jobs import Jobs
 from potstill.ledger.money import from_pico, to_pico
+from potstill.ledger.operations import (
+    advance,
+    check_cap,
+    finish,
+    insert,
+    lose,
+    put_state,
+    settle_lost,
+    share,
+    shared_state,
+)
 from potstill.ledger.owners import Owners
 from potstill.ledger.reading import ABANDONED, find_answer, select_attempts
 from potstill.ledger.schema import connect, prepare, unreadable
 from potstill.ledger.writer import Writer
-from potstill.records import Attempt, Usage
+from potstill.records import Attempt
+from potstill.wording import counted
 
 UNDER_WAY = (
     "SELECT owner FROM attempts WHERE key = ? AND status = 'open' AND finished_at IS NULL AND started_at > ?"
@@ -92,25 +104,32 @@ class Ledger:
 
     async def settle(self, attempt: int, settlement: Settlement, change: Change | None = None) -> None:
         """Write the raw reply and replace the reservation by the cost."""
-        await self._writer.submit(lambda connection: _finish(connection, attempt, "done", None, settlement, change))
+        await self._writer.submit(lambda connection: finish(connection, attempt, "done", None, settlement, change))
 
     async def fail(
         self, attempt: int, reason: str, settlement: Settlement | None = None, change: Change | None = None
     ) -> None:
         """Close an attempt that gave no answer; `settlement` where the teacher billed it all the same."""
-        await self._writer.submit(lambda connection: _finish(connection, attempt, "failed", reason, settlement, change))
+        await self._writer.submit(lambda connection: finish(connection, attempt, "failed", reason, settlement, change))
 
     async def lose(self, attempt: int, reason: str) -> None:
         """Mark an attempt as sent without a reply: possibly paid, so its reservation stays counted."""
-        await self._writer.submit(lambda connection: _lose(connection, attempt, reason))
+        await self._writer.submit(lambda connection: lose(connection, attempt, reason))
+
+    async def settle_lost(self, billed_usd: Decimal, chosen: Callable[[Attempt], bool]) -> Settled:
+        """Close those of `open_attempts` that are chosen, at what the teacher's bill says of them together.
+
+        Raises UsageError, with nothing written, where that is more than is held for them.
+        """
+        return await self._writer.submit(lambda connection: self._settle_lost(connection, billed_usd, chosen))
 
     async def share(self, change: Change) -> None:
         """Change a state that processes share."""
-        await self._writer.submit(lambda connection: _share(connection, change))
+        await self._writer.submit(lambda connection: share(connection, change))
 
     def shared(self, scope: str) -> str | None:
         """The state shared under a scope; None where there is none yet."""
-        return _state(self._reader, scope)
+        return shared_state(self._reader, scope)
 
     def answer(self, key: str) -> StoredReply | None:
         """The answer that was paid for earlier under this key, if there is one."""
@@ -130,8 +149,7 @@ class Ledger:
 
         What a batch job is still to answer is not among them, nor what a process that is alive has in flight.
         """
-        in_flight = self._owners.in_flight(self._reader)
-        return (attempt for attempt in select_attempts(self._reader, ABANDONED) if attempt.id not in in_flight)
+        return self._open_attempts(self._reader)
 
     def spent(self) -> Decimal:
         """Dollars that were billed."""
@@ -151,7 +169,7 @@ class Ledger:
 
     async def advance(self, plan: str, progress: PlanProgress) -> None:
         """Write down how far a plan is."""
-        await self._writer.submit(lambda connection: _advance(connection, plan, progress))
+        await self._writer.submit(lambda connection: advance(connection, plan, progress))
 
     def under_way(self, key: str, patience_s: float) -> bool:
         """Whether another process that is alive has sent this key within `patience_s` seconds, and has no answer yet."""
@@ -165,20 +183,35 @@ class Ledger:
             return Elsewhere()
         worst = self._within_budget(connection, intent)
         if gate is None:
-            return Ticket(_insert(connection, intent, worst, owner=self._owners.mine()), 0.0)
-        decided = gate.decide(_state(connection, gate.scope))
+            return Ticket(insert(connection, intent, worst, owner=self._owners.mine()), 0.0)
+        decided = gate.decide(shared_state(connection, gate.scope))
         if isinstance(decided, Held):
             return decided
-        _put_state(connection, gate.scope, decided.state)
-        return Ticket(_insert(connection, intent, worst, owner=self._owners.mine()), decided.start_at)
+        put_state(connection, gate.scope, decided.state)
+        return Ticket(insert(connection, intent, worst, owner=self._owners.mine()), decided.start_at)
 
     def _under_way(self, connection: sqlite3.Connection, key: str, patience_s: float) -> bool:
         since = (datetime.now(UTC) - timedelta(seconds=patience_s)).isoformat()
         rows = connection.execute(UNDER_WAY, (key, since, self._owners.name)).fetchall()
         return any(self._owners.is_alive(owner) for (owner,) in rows)
 
+    def _open_attempts(self, connection: sqlite3.Connection) -> Iterator[Attempt]:
+        in_flight = self._owners.in_flight(connection)
+        return (attempt for attempt in select_attempts(connection, ABANDONED) if attempt.id not in in_flight)
+
+    def _settle_lost(
+        self, connection: sqlite3.Connection, billed_usd: Decimal, chosen: Callable[[Attempt], bool]
+    ) -> Settled:
+        lost = [attempt for attempt in self._open_attempts(connection) if chosen(attempt)]
+        held_usd = sum((attempt.reserved_usd for attempt in lost), Decimal(0))
+        if billed_usd > held_usd:
+            message = f"${billed_usd:f} is more than the ${held_usd:f} held for {counted(len(lost), 'attempt')}"
+            raise UsageError(message, hint="other work is on that bill too; name its days with --since and --until")
+        settle_lost(connection, lost, to_pico(billed_usd))
+        return Settled(len(lost), held_usd, billed_usd)
+
     def _reserve(self, connection: sqlite3.Connection, intent: Intent, job: int) -> int:
-        return _insert(connection, intent, self._within_budget(connection, intent), job)
+        return insert(connection, intent, self._within_budget(connection, intent), job)
 
     def _within_budget(self, connection: sqlite3.Connection, intent: Intent) -> int:
         """The worst case in picodollars; raises BudgetError where it would pass the budget."""
@@ -191,112 +224,5 @@ class Ledger:
             )
             raise BudgetError(message, hint="raise budget.max_usd / --max-cost, or lower generate.max_output_tokens")
         if intent.cap is not None:
-            _within_cap(connection, intent.command, intent.cap, worst)
+            check_cap(connection, intent.command, intent.cap, worst)
         return worst
-
-
-def _within_cap(connection: sqlite3.Connection, command: str, cap: Cap, worst: int) -> None:
-    """Raise BudgetError where a command's attempts, this one included, could cost more than its cap."""
-    row = connection.execute("SELECT committed FROM by_command WHERE command = ?", (command,)).fetchone()
-    committed = row[0] if row else 0
-    if committed + worst > to_pico(cap.max_usd):
-        message = (
-            f"{cap.name} of ${cap.max_usd:f} would be passed: ${from_pico(committed):f} are spent or reserved,"
-            f" the next request costs up to ${from_pico(worst):f}"
-        )
-        raise BudgetError(message, hint=f"raise {cap.name}; what is paid for is never paid for again")
-
-
-def _insert(
-    connection: sqlite3.Connection, intent: Intent, worst: int, job: int | None = None, owner: str | None = None
-) -> int:
-    connection.execute("UPDATE totals SET reserved = reserved + ?", (worst,))
-    cursor = connection.execute(
-        "INSERT INTO attempts (key, command, role, model, service, request, status, reserved, started_at, job,"
-        " owner) VALUES (?, ?, ?, ?, ?, ?, 'open', ?, ?, ?, ?)",
-        (
-            intent.key,
-            intent.command,
-            intent.role,
-            intent.model,
-            intent.service,
-            intent.request,
-            worst,
-            _now(),
-            job,
-            owner,
-        ),
-    )
-    return int(cursor.lastrowid or 0)
-
-
-def _finish(
-    connection: sqlite3.Connection,
-    attempt: int,
-    status: str,
-    reason: str | None,
-    settlement: Settlement | None,
-    change: Change | None = None,
-) -> None:
-    """Close an open attempt; one that is closed already stays as it is, so that a result read twice counts once."""
-    found = connection.execute("SELECT reserved FROM attempts WHERE id = ? AND status = 'open'", (attempt,)).fetchone()
-    if found is None:
-        return
-    usage = settlement.usage if settlement else Usage()
-    cost = to_pico(settlement.cost_usd) if settlement else 0
-    connection.execute("UPDATE totals SET reserved = reserved - ?, spent = spent + ?", (found[0], cost))
-    connection.execute(
-        "UPDATE attempts SET status = ?, reason = ?, cost = ?, price_id = ?, input_tokens = ?, output_tokens = ?,"
-        " thinking_tokens = ?, cached_tokens = ?, reply = ?, latency_s = ?, finished_at = ? WHERE id = ?",
-        (
-            status,
-            reason,
-            cost,
-            settlement.price_id if settlement else None,
-            usage.input_tokens,
-            usage.output_tokens,
-            usage.thinking_tokens,
-            usage.cached_tokens,
-            settlement.reply if settlement else None,
-            settlement.latency_s if settlement else None,
-            _now(),
-            attempt,
-        ),
-    )
-    if change is not None:
-        _share(connection, change)
-
-
-def _lose(connection: sqlite3.Connection, attempt: int, reason: str) -> None:
-    connection.execute("UPDATE attempts SET reason = ?, finished_at = ? WHERE id = ?", (reason, _now(), attempt))
-
-
-def _state(connection: sqlite3.Connection, scope: str) -> str | None:
-    row = connection.execute("SELECT state FROM shared WHERE scope = ?", (scope,)).fetchone()
-    return None if row is None else str(row[0])
-
-
-def _put_state(connection: sqlite3.Connection, scope: str, state: str) -> None:
-    connection.execute(
-        "INSERT INTO shared VALUES (?, ?) ON CONFLICT (scope) DO UPDATE SET state = excluded.state", (scope, state)
-    )
-
-
-def _share(connection: sqlite3.Connection, change: Change) -> None:
-    state = change.apply(_state(connection, change.scope))
-    if state is not None:
-        _put_state(connection, change.scope, state)
-
-
-def _advance(connection: sqlite3.Connection, plan: str, progress: PlanProgress) -> None:
-    connection.execute(
-        "INSERT INTO plans VALUES (?, ?, ?) ON CONFLICT (plan) DO UPDATE SET"
-        " cells = excluded.cells, first_open = excluded.first_open",
-        (plan, progress.cells, progress.first_open),
-    )
-    connection.execute("DELETE FROM holes WHERE plan = ?", (plan,))
-    connection.executemany("INSERT INTO holes VALUES (?, ?)", ((plan, position) for position in progress.holes))
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat()

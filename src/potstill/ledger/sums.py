@@ -11,15 +11,17 @@ from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
+from potstill.ledger.entries import BY_BILL
 from potstill.ledger.money import from_pico
 from potstill.ledger.owners import Owners
 from potstill.ledger.schema import connect_to_read, names_owners, unreadable
 from potstill.records import Usage
 
 SUMS = """
-SELECT substr(started_at, 1, 10), command, role, model, service, status, {under_way}, count(*), sum(cost), sum(reserved),
+SELECT substr(started_at, 1, 10), command, role, model, service, status, {under_way},
+       coalesce(reason = '{by_bill}', 0), count(*), sum(cost), sum(reserved),
        sum(input_tokens), sum(output_tokens), sum(thinking_tokens), sum(cached_tokens)
-FROM attempts GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 1, 2, 3, 4, 5, 6, 7
+FROM attempts GROUP BY 1, 2, 3, 4, 5, 6, 7, 8 ORDER BY 1, 2, 3, 4, 5, 6, 7, 8
 """
 """`started_at` is UTC. Picodollars are summed as integers, exactly."""
 UNDER_WAY = """
@@ -33,6 +35,7 @@ class Sum:
     """The attempts of one day, command, role, model, service and status: how many, tokens, dollars.
 
     `under_way`: open ones that a process at work, or a batch job, will answer; the other open ones are possibly paid.
+    `by_bill`: failed ones that were closed, and priced, by the teacher's bill.
     """
 
     day: date
@@ -46,6 +49,7 @@ class Sum:
     cost_usd: Decimal
     reserved_usd: Decimal
     under_way: bool = False
+    by_bill: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,9 +95,9 @@ def read_sums(path: Path) -> list[Sum]:
         if connection is None:
             return []
         if not names_owners(connection):
-            return [_sum(row) for row in connection.execute(SUMS.format(under_way="0"))]
+            return [_sum(row) for row in connection.execute(SUMS.format(under_way="0", by_bill=BY_BILL))]
         flying = json.dumps(sorted(Owners(path).in_flight(connection)))
-        return [_sum(row) for row in connection.execute(SUMS.format(under_way=UNDER_WAY), (flying,))]
+        return [_sum(row) for row in connection.execute(SUMS.format(under_way=UNDER_WAY, by_bill=BY_BILL), (flying,))]
 
 
 @contextmanager
@@ -117,9 +121,9 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection | None]:
         connection.close()
 
 
-def _sum(row: tuple[str, str, str | None, str, str, str, int | None, int, int, int, int, int, int, int]) -> Sum:
-    day, command, role, model, service, status, under_way, count, cost, reserved, *tokens = row
+def _sum(row: tuple[str, str, str | None, str, str, str, int | None, int, int, int, int, int, int, int, int]) -> Sum:
+    day, command, role, model, service, status, under_way, by_bill, count, cost, reserved, *tokens = row
     usage = Usage(input_tokens=tokens[0], output_tokens=tokens[1], thinking_tokens=tokens[2], cached_tokens=tokens[3])
     spent, held = from_pico(cost), from_pico(reserved)
     at = date.fromisoformat(day)
-    return Sum(at, command, role, model, service, status, count, usage, spent, held, bool(under_way))
+    return Sum(at, command, role, model, service, status, count, usage, spent, held, bool(under_way), bool(by_bill))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from potstill.cli.cost.money import Currency, currency_of, day, plain_data
+from potstill.cli.cost.money import money as dollars
 from potstill.cli.cost.tables import Table, form_of, page
 from potstill.cli.session import Session, with_session
 from potstill.errors import QualityGateError, UsageError
@@ -18,6 +20,7 @@ from potstill.wording import counted
 if TYPE_CHECKING:
     from potstill.cost.reconcile import Reconciled
     from potstill.cost.report import Line, Report, Savings
+    from potstill.ledger import Settled
 
 HEADS = ("by", "", "answers", "failed", "open", "input", "output", "billed", "of it failed", "possibly", "an answer")
 FIGURES = frozenset(HEADS[2:])
@@ -33,27 +36,40 @@ def report(  # noqa: PLR0913, PLR0917  (one option a filter)
     billing: Annotated[
         Path | None, typer.Option(help="Billing log to reconcile with; exit code 8 if it differs.")
     ] = None,
+    settle: Annotated[
+        str | None,
+        typer.Option(help="Dollars on the bill for what is possibly paid, of these days and this command: close it."),
+    ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Markdown tables.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values.")] = False,
 ) -> None:
     """Add up the ledger, and what the router saved. By day, command, role, model and service."""
     from potstill.cost.report import GROUPS
     from potstill.cost.report import report as run_report
+    from potstill.cost.report import settle as run_settle
 
     form = form_of(markdown=markdown, as_csv=as_csv, as_json=session.as_json)
     if unknown := [name for name in by or () if name not in GROUPS]:
         message = f"--by {unknown[0]!r} is no group"
         raise UsageError(message, hint=f"one of {', '.join(GROUPS)}")
     money = currency_of(session.config.prices)
-    found = run_report(session.workspace, since=day(since, "--since"), until=day(until, "--until"), command=command)
+    first, last = day(since, "--since"), day(until, "--until")
+    settled = None
+    if settle is not None:
+        billed = dollars(settle, "--settle")
+        settled = asyncio.run(run_settle(session.workspace, billed, since=first, until=last, command=command))
+    found = run_report(session.workspace, since=first, until=last, command=command)
     table = Table(HEADS, list(_rows(found, by, money)), f"ledger of {session.config.workspace}", FIGURES)
     matched = _reconciled(session, billing) if billing else None
     missing = "" if session.workspace.ledger.is_file() else "there is no ledger in this workspace yet"
     total = found.total
     way = f"under way: {counted(total.under_way, 'attempt')}, at most {money.exact(total.under_way_usd)}"
+    by_bill = f"settled by the bill, all told: {counted(total.by_bill, 'attempt')} without a reply, {money.exact(total.by_bill_usd)}"
     notes = [
         missing,
         way if total.under_way else "",
+        _closed(settled, money) if settled else "",
+        by_bill if total.by_bill else "",
         *_saved(found.saved, money),
         *([_against(matched, money)] if matched else []),
         money.note,
@@ -63,6 +79,8 @@ def report(  # noqa: PLR0913, PLR0917  (one option a filter)
         "saved": {**asdict(found.saved), "saved_usd": found.saved.saved_usd},
         "currency": money.document,
     }
+    if settled:
+        document["settled"] = asdict(settled)
     if matched:
         document["reconciled"] = {
             **asdict(matched),
@@ -74,6 +92,11 @@ def report(  # noqa: PLR0913, PLR0917  (one option a filter)
         error = QualityGateError(f"the ledger and {billing} differ", hint="see the line on the billing log")
         session.complain(error)
         raise typer.Exit(error.exit_code)
+
+
+def _closed(settled: Settled, money: Currency) -> str:
+    held = f"{money.exact(settled.held_usd)} held for {counted(settled.attempts, 'attempt')}"
+    return f"settled now: {held}, {money.exact(settled.billed_usd)} of it spent by the bill, the rest is free"
 
 
 def _rows(found: Report, by: list[str] | None, money: Currency) -> Iterator[tuple[str, ...]]:
