@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from potstill.config import PricesConfig, TeacherConfig
 from potstill.errors import BudgetError, QuotaError, TeacherError
-from potstill.ledger import Intent, Ledger
+from potstill.ledger import Change, Intent, Ledger
 from potstill.pricing.book import load_prices
 from potstill.records import Message
 from potstill.teacher.calls import TeacherRequest, build_request
@@ -198,8 +198,9 @@ async def test_a_cancelled_request_leaves_its_place(tmp_path: Path) -> None:
     assert len(transport.sent) == 2
 
 
-async def test_a_turn_that_comes_too_late_is_given_back(tmp_path: Path) -> None:
-    """A request that is cancelled just as its turn is granted leaves neither its place nor its money behind."""
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_turn_that_comes_too_late_is_given_back(tmp_path: Path, times: int) -> None:
+    """A request that is cancelled just as its turn is granted, or again meanwhile, leaves neither place nor money behind."""
     with Ledger.open(tmp_path / "ledger.sqlite3") as ledger:
         line = Line(ledger, "pace", Limits(), max_concurrency=1)
         for number in range(2):
@@ -210,9 +211,12 @@ async def test_a_turn_that_comes_too_late_is_given_back(tmp_path: Path) -> None:
             async with asyncio.timeout(10):
                 while not waiter.turn.done():  # noqa: ASYNC110  (the very turn of the loop counts)
                     await asyncio.sleep(0)
-            entering.cancel()
+            for _ in range(times):
+                entering.cancel()
+                await asyncio.sleep(0)
             with pytest.raises(asyncio.CancelledError):
                 await entering
+        await ledger.share(Change("all before is written", lambda _: None))
         assert ledger.reserved() == 0
         assert [row.reason for row in ledger.attempts()] == ["not sent", "not sent"]
 

@@ -196,8 +196,10 @@ class Line:
     async def _give_back(self, entry: Entry | Elsewhere) -> None:
         """Close an attempt that never left, if it is one."""
         if isinstance(entry, Entry):
-            await self._ledger.fail(entry.ticket.attempt, "not sent")
-            self.leave()
+            try:
+                await self._ledger.fail(entry.ticket.attempt, "not sent")
+            finally:  # who is cancelled again while that is written
+                self.leave()
 
     def _gate(self, need: Need) -> Gate:
         def decide(text: str | None) -> Admitted | Held:
