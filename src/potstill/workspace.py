@@ -34,14 +34,24 @@ class StudentFiles:
         """The one adapter for all roles (PEFT format)."""
         return self.root / "adapter"
 
+    @property
+    def adapters(self) -> Path:
+        """The adapters, a folder each, where each role has its own."""
+        return self.root / "adapters"
+
     def role_adapter(self, role: str) -> Path:
         """The adapter of one role, where each role has its own."""
-        return self.root / "adapters" / checked_name(role, "role")
+        return self.adapters / checked_name(role, "role")
 
     @property
     def checkpoints(self) -> Path:
         """Trainer checkpoints, kept until the run is finished."""
         return self.root / "checkpoints"
+
+    @property
+    def trained(self) -> StudentFiles:
+        """Adapters that are trained, and wait here until all are. No role, and so no checkpoint, is called like this."""
+        return StudentFiles(self.checkpoints / ".trained")
 
     @property
     def effort(self) -> Path:

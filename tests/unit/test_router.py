@@ -482,7 +482,7 @@ async def test_cancelled_asker_takes_nothing_from_the_others() -> None:
 
 
 def test_lazy_student_is_loaded_when_first_asked() -> None:
-    """Name, roles and fingerprint need no weights; asking loads once; a role it lacks is told."""
+    """Name, roles and fingerprint need no weights; asking loads once; a role it lacks is told, and another in its place."""
     loads: list[int] = []
 
     def load() -> Student:
@@ -490,13 +490,16 @@ def test_lazy_student_is_loaded_when_first_asked() -> None:
         return RoleStudent()
 
     query = StudentQuery(role="cost-analyst", messages=(Message(role="user", content="x"),), max_new_tokens=4)
-    lazy = LazyStudent("demo", ("cost-analyst",), "f", load)
-    assert (lazy.fingerprint, loads) == ("f", [])
+    known = RoleStudent().fingerprint
+    lazy = LazyStudent("demo", ("cost-analyst",), known, load)
+    assert (lazy.fingerprint, loads) == (known, [])
     lazy.answer([query])
     assert [piece.text for piece in lazy.stream([query])] == ["cost-analyst says so"]
     assert loads == [1]
     with pytest.raises(MachineError, match="poet"):
-        LazyStudent("demo", ("poet",), "f", load).answer([query])
+        LazyStudent("demo", ("poet",), known, load).answer([query])
+    with pytest.raises(MachineError, match="trained anew"):
+        LazyStudent("demo", ("cost-analyst",), "its predecessor's", load).answer([query])
 
 
 async def test_batch_lists_failures_and_goes_on(tmp_path: Path) -> None:

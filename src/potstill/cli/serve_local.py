@@ -62,7 +62,7 @@ def _vllm(session: Session, *, only_print: bool) -> None:
     config, keys = session.config, session.secrets.serve_keys
     files = session.workspace.student(config.distill.name)
     manifest = read_manifest(files)
-    folders = adapter_folders(files, manifest)
+    folders = adapter_folders(files, manifest.adapters, manifest.roles)
     ranks = [adapter_rank(read_text(folder / "adapter_config.json", "adapter")) for folder in folders.values()]
     student = config.student.model_copy(update={"revision": manifest.revision})
     shape = Path(manifest.base) / "config.json"

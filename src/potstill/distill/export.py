@@ -18,7 +18,7 @@ from potstill.errors import InputError, QualityGateError
 from potstill.files import write_atomic
 from potstill.records import Record, Sample
 from potstill.student.base import base_sha, load_base, load_tokenizer
-from potstill.student.manifest import StudentManifest, read_manifest
+from potstill.student.manifest import StudentManifest, adapter_folders, read_manifest
 from potstill.student.template import encode_prompt, encode_sample, stop_ids
 from potstill.workspace import StudentFiles
 
@@ -81,11 +81,11 @@ def export(
     if base_sha(config) != manifest.base_sha:
         message = f"the base {manifest.base} is not the one that {manifest.name!r} was trained on"
         raise InputError(message, hint="restore it, or distill anew under another --name")
-    parts: list[tuple[str | None, Path, list[str]]]
-    if manifest.adapters == "shared":
-        parts = [(None, files.adapter, [role.name for role in manifest.roles])]
-    else:
-        parts = [(role.name, files.role_adapter(role.name), [role.name]) for role in manifest.roles]
+    folders = adapter_folders(files, manifest.adapters, manifest.roles)
+    parts: list[tuple[str | None, Path, list[str]]] = []
+    for adapter in dict.fromkeys(folders.values()):
+        roles = [role for role, folder in folders.items() if folder == adapter]
+        parts.append((None if manifest.adapters == "shared" else roles[0], adapter, roles))
     exported = [_export_one(files, manifest, config, part, held_out) for part in parts]
     for item in exported:
         for path, check in ((item.folder, item.agreement), (item.gguf, item.gguf_agreement)):

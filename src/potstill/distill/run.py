@@ -28,8 +28,9 @@ from potstill.distill.train import Job, train
 from potstill.errors import KeyRefusedError
 from potstill.files import write_atomic
 from potstill.records import Evaluated, Sample, Verdict, content_id, text_sha
+from potstill.student.hub import silent
 from potstill.student.machine import LOCAL_PACKAGES, installed
-from potstill.student.manifest import Energy, StudentManifest, read_manifest
+from potstill.student.manifest import Energy, StudentManifest, adapter_folders, read_manifest
 from potstill.workspace import StudentFiles, Workspace
 
 
@@ -66,9 +67,8 @@ def distill(
     if not is_first_process(config.student):
         if manifest is None:
             _train_adapters(config, files, prepared, follow)
-        if sharded and known is None:  # no process can run a layer alone: all answer the same questions
-            wait_for_all()
-            measure(config, files, prepared, lambda _: None)
+        if sharded and known is None:
+            _measured(config, files, prepared, silent, together=True)
         leave_group()
         return None
     if known is None:
@@ -78,13 +78,7 @@ def distill(
     if known is not None:
         leave_group()
         return Distilled(manifest, known, fresh=False)
-    if sharded:
-        wait_for_all()
-        evidence = measure(config, files, prepared, say)
-        leave_group()
-    else:
-        leave_group()  # before anything that the further processes would have to wait for
-        evidence = measure(config, files, prepared, say)
+    evidence = _measured(config, files, prepared, say, together=sharded)
     evidence = read_by_encoder(evidence, files, prepared, reader, say)
     evidence = judged_by_teacher(evidence, config, workspace, prepared.plan_id, secrets, say)
     found = verdict(_case(config, prepared.data), evidence, datetime.now(UTC))
@@ -123,7 +117,10 @@ def _check_key(config: Config, secrets: Secrets | None) -> None:
 
 
 def _train(config: Config, files: StudentFiles, prepared: Prepared, follow: Follow, say: Say) -> StudentManifest:
-    """Train, and mark the adapters as finished by the manifest; a run that is cut off later need not train again."""
+    """Train, and mark the adapters as finished by the manifest; a run that is cut off later need not train again.
+
+    Until all of them are trained, the student that stood here answers as before.
+    """
     rows = prepared.train
     say(f"{len(rows.rows)} samples, {rows.supervised} of {rows.tokens} tokens are learned")
     _set_aside(files)
@@ -134,10 +131,34 @@ def _train(config: Config, files: StudentFiles, prepared: Prepared, follow: Foll
         say(f"the electricity of training is not measured, its counter failed: {effort.failed}")
     plot_loss(log, files.loss_plot)
     manifest = _manifest(config, prepared, effort.seconds, effort.energy(board_power(cards)))
-    # that of a student before this one: a kill must not leave it beside the new one
-    files.verdict.unlink(missing_ok=True)
-    write_atomic(files.manifest, manifest.model_dump_json(indent=2) + "\n")
+    _put_in_place(files, manifest)
     return manifest
+
+
+def _put_in_place(files: StudentFiles, manifest: StudentManifest) -> None:
+    """Let the trained adapters take the places of those before them, all at once as far as a reader can tell.
+
+    Without its manifest a folder holds no student: whatever a kill leaves here, nothing reads new adapters beside the
+    roles or the verdict of the old ones, and the same command does all of this again.
+    """
+    files.manifest.unlink(missing_ok=True)
+    files.verdict.unlink(missing_ok=True)
+    for new, place in ((files.trained.adapter, files.adapter), (files.trained.adapters, files.adapters)):
+        shutil.rmtree(place, ignore_errors=True)
+        if new.is_dir():
+            new.rename(place)
+    write_atomic(files.manifest, manifest.model_dump_json(indent=2) + "\n")
+
+
+def _measured(config: Config, files: StudentFiles, prepared: Prepared, say: Say, *, together: bool) -> Evidence:
+    """What the base and the student answer: to the first process alone, or, since none can run a shared layer alone, to all."""
+    if together:
+        wait_for_all()  # the first one puts the adapters in place
+    else:
+        leave_group()  # before anything that the further processes would have to wait for
+    evidence = measure(config, files, prepared, say)
+    leave_group()
+    return evidence
 
 
 def _set_aside(files: StudentFiles) -> None:
@@ -168,12 +189,12 @@ def _jobs(config: Config, files: StudentFiles, prepared: Prepared) -> Iterator[J
     refresh = student_writes(config.student, config.distill) if soft.on_policy else None
     if config.distill.adapters == "shared":
         rows = prepared.train, prepared.validation
-        where = (files.checkpoints, files.adapter)
+        where = (files.checkpoints, files.trained.adapter)
         yield Job(config.distill, *rows, *where, plan_id, objective, refresh=refresh, load=prepared.load)
         return
-    for role in prepared.data.roles:
-        where = (files.checkpoints / role.name, files.role_adapter(role.name))
-        rows = _rows_of(role.name, config, prepared)
+    for role, adapter in adapter_folders(files.trained, "per-role", prepared.data.roles).items():
+        rows = _rows_of(role, config, prepared)
+        where = (files.checkpoints / role, adapter)
         yield Job(config.distill, *rows, *where, plan_id, objective, refresh=refresh, load=prepared.load)
 
 

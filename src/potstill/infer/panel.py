@@ -68,7 +68,10 @@ class Panel:
 
 
 class LazyStudent:
-    """A student that is loaded when it is first asked: a cache hit needs its fingerprint, not its weights."""
+    """A student that is loaded when it is first asked: a cache hit needs its fingerprint, not its weights.
+
+    Asking raises MachineError where another one has taken its place meanwhile: verdict and cache entries are not its own.
+    """
 
     def __init__(self, name: str, roles: tuple[str, ...], fingerprint: str, load: Callable[[], Student]) -> None:
         self.name = name
@@ -91,6 +94,9 @@ class LazyStudent:
             if missing := set(self.roles) - set(student.roles):
                 message = f"student {self.name!r} was not trained on {', '.join(sorted(missing))}"
                 raise MachineError(message, hint="distill it anew, or set infer.roles")
+            if student.fingerprint != self.fingerprint:
+                message = f"student {self.name!r} was trained anew since this run began"
+                raise MachineError(message, hint="the same command again takes the new one")
             self._student = student
         return self._student
 

@@ -269,7 +269,7 @@ def _all_pieces(engine: _LocalEngine, prepared: Sequence[Row]) -> Iterator[Piece
 def read_student(files: StudentFiles) -> Loaded:
     """Read a finished student's roles and adapters; raises InputError where there is none."""
     manifest = read_manifest(files)
-    folders = adapter_folders(files, manifest)
+    folders = adapter_folders(files, manifest.adapters, manifest.roles)
     read = {folder: read_adapter(folder) for folder in dict.fromkeys(folders.values())}
     adapters = {role: read[folder] for role, folder in folders.items()}
     return Loaded(manifest, adapters, source_of(files, manifest))

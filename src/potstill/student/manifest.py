@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,8 @@ from potstill.records import Record, content_id, from_json
 from potstill.student.stamp import remembered_shas
 from potstill.workspace import StudentFiles
 
+Adapters = Literal["shared", "per-role"]
+"""One adapter for all roles, or one each."""
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 """What PEFT saves of an adapter, both of which change its answers."""
 
@@ -46,7 +48,7 @@ class StudentManifest(Record):
     base_sha: str
     template_sha: str
     roles: tuple[StudentRole, ...]
-    adapters: Literal["shared", "per-role"]
+    adapters: Adapters
     plan_id: str
     dataset_sha: Mapping[str, str]
     config: Mapping[str, Any]
@@ -66,10 +68,9 @@ def read_manifest(files: StudentFiles) -> StudentManifest:
     return from_json(StudentManifest, read_text(files.manifest, "student manifest"), files.manifest)
 
 
-def adapter_folders(files: StudentFiles, manifest: StudentManifest) -> dict[str, Path]:
-    """The adapter of each role."""
-    shared = manifest.adapters == "shared"
-    return {role.name: files.adapter if shared else files.role_adapter(role.name) for role in manifest.roles}
+def adapter_folders(files: StudentFiles, adapters: Adapters, roles: Iterable[StudentRole]) -> dict[str, Path]:
+    """The adapter of each role, by the role's name; the only place that knows which roles share one."""
+    return {role.name: files.adapter if adapters == "shared" else files.role_adapter(role.name) for role in roles}
 
 
 def source_of(files: StudentFiles, manifest: StudentManifest) -> str:
@@ -77,7 +78,9 @@ def source_of(files: StudentFiles, manifest: StudentManifest) -> str:
 
     Raises InputError where an adapter is missing.
     """
-    folders = list(dict.fromkeys(adapter_folders(files, manifest).values()))  # one, where the roles share it
+    folders = list(
+        dict.fromkeys(adapter_folders(files, manifest.adapters, manifest.roles).values())
+    )  # one, where the roles share it
     parts = [folder / name for folder in folders for name in ADAPTER_FILES]
     try:
         shas = iter(remembered_shas(parts, files.stamp, time.time_ns()))
