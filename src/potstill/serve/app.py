@@ -211,13 +211,13 @@ class _Api:
         need_admin(_noted(request).caller)
         role = request.path_params["role"]
         student = self._worker.student
-        if role not in student.roles:
-            raise ApiError(404, f"there is no role {role[:80]!r}", code="role_not_found", param="role")
-        if student.roles == (role,):
-            raise ApiError(409, "the last role cannot be dropped", code="last_role", param="role")
         if self._parts.read_student is None:
             raise ApiError(400, "this server's engine cannot change its roles", code="unsupported")
-        async with self._changing:
+        async with self._changing:  # of two roles that go at once, one is the last
+            if role not in student.roles:
+                raise ApiError(404, f"there is no role {role[:80]!r}", code="role_not_found", param="role")
+            if student.roles == (role,):
+                raise ApiError(409, "the last role cannot be dropped", code="last_role", param="role")
             await self._change(lambda served: served.drop(role))
         return await self.roles(request)
 
