@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +150,16 @@ def test_without_a_wish_nothing_is_sharded(monkeypatch: pytest.MonkeyPatch) -> N
     assert not wants_sharding(Config())
     monkeypatch.setenv(WISH, "false")
     assert not wants_sharding(Config())
+
+
+def test_without_a_group_no_build_of_torch_is_asked_for_fsdp() -> None:
+    """One process alone trains also where torch carries no FSDP."""
+    code = (
+        "import sys\nsys.modules['torch.distributed.fsdp'] = None\nimport torch\n"
+        "from potstill.distill.sharding import is_sharded\nprint(is_sharded(torch.nn.Linear(1, 1)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.split() == ["False"]
 
 
 def test_progress_and_tensorboard(tmp_path: Path, base: Path) -> None:

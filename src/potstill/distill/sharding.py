@@ -60,7 +60,11 @@ def load_sharded(config: StudentConfig) -> Any:
 
 
 def is_sharded(model: Any) -> bool:
-    """Whether a model's layers lie in shares."""
+    """Whether a model's layers lie in shares; without a group none do, and some builds of torch could not tell."""
+    import torch
+
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return False
     from torch.distributed.fsdp import FSDPModule
 
     return any(isinstance(module, FSDPModule) for module in model.modules())
