@@ -196,7 +196,9 @@ def test_a_second_round_near_failures(potstill: Run, tmp_path: Path, teacher: Ru
     sent, before = len(teacher.log()), kept(tmp_path)
     assert potstill(*command, *sizes, env=env).returncode == 0
     assert (len(teacher.log()), kept(tmp_path)) == (sent, before)
-    assert json.loads(potstill(*command, *sizes, "--plan").stdout)["steps"] == []
+    left = json.loads(potstill(*command, *sizes, "--plan").stdout)
+    assert left["steps"] == []
+    assert left["basis"] == "nothing to ask for"
     missing = potstill("generate", "--prompts", "questions.txt", "--from-failures", "nowhere/verdict.json", env=env)
     assert missing.returncode == 2
     assert "evaluation" in missing.stderr

@@ -108,7 +108,7 @@ def forecast(plan: Plan, workspace: Workspace) -> Forecast:
     left = None if config.budget.max_usd is None else max(config.budget.max_usd - committed, Decimal(0))
     return Forecast(
         todo=todo,
-        basis=_basis(history, output),
+        basis=_basis(history, output, todo),
         quotes=tuple(priced.quote(service, rates) for service in services),
         steps=steps(plan, workspace, todo),
         quota_days=math.ceil(todo.requests / rates.rpd) if rates.rpd else None,
@@ -198,7 +198,9 @@ def _most(config: Config) -> int:
     return limit + (limit if thinking is None else thinking)
 
 
-def _basis(history: list[int], output: Interval | None) -> str:
+def _basis(history: list[int], output: Interval | None, todo: Todo) -> str:
+    if not todo.requests:
+        return "nothing to ask for"
     if output is None:
         return (
             f"assumed {ASSUMED_SHARE:.0%} of max_output_tokens an answer: the ledger has {counted(len(history), 'answer')} of this"
