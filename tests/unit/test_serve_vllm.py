@@ -11,6 +11,7 @@ from potstill.config import ServeConfig, StudentConfig
 from potstill.errors import InputError
 from potstill.serve.exported import export_commands
 from potstill.serve.vllm import RANKS, vllm_command
+from potstill.student.template import VALUES
 
 FLAGS = {
     "--host", "--port", "--lora-modules", "--default-chat-template-kwargs",
@@ -58,6 +59,7 @@ def test_line_has_a_module_for_each_role_and_a_rank_that_vllm_takes() -> None:
     modules = [json.loads(part) for part in command[place + 1 : place + 3]]
     assert modules == [{"name": role, "path": str(folder.resolve())} for role, folder in folders.items()]
     assert command[command.index("--max-lora-rank") + 1] == "32"
+    assert json.loads(command[command.index("--default-chat-template-kwargs") + 1]) == VALUES
     assert command[command.index("--max-loras") + 1] == "2"
     assert command[command.index("--revision") + 1] == "abc"
     assert "bitsandbytes" in command

@@ -32,7 +32,7 @@ from potstill.errors import InputError, QualityGateError
 from potstill.records import Message
 from potstill.student.base import base_sha, load_base
 from potstill.student.manifest import StudentManifest, StudentRole
-from potstill.student.template import render
+from potstill.student.template import render, stop_ids
 from potstill.workspace import StudentFiles
 
 ROPE = {
@@ -154,7 +154,8 @@ def test_merged_model_says_what_the_adapter_says(student: StudentFiles) -> None:
     assert tokens["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert "backend" not in tokens
     assert tokens["chat_template"] == (folder / "chat_template.jinja").read_text()
-    assert isinstance(json.loads((folder / "generation_config.json").read_text())["eos_token_id"], list)
+    stops = json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
+    assert stops == sorted({*stop_ids(make_tokenizer("llama3_2")), LlamaConfig().eos_token_id})
     reread = load_base(StudentConfig(base=str(folder), device="cpu"))
     assert reread.config.rope_parameters["rope_theta"] == 500000.0
     text = Path(found[0].modelfiles["expert"]).read_text()

@@ -13,10 +13,12 @@ from potstill.config import StudentConfig
 from potstill.errors import InputError
 from potstill.records import Message
 from potstill.student.base import load_tokenizer
-from potstill.student.template import DATE, encode_prompt, encode_sample, render, stop_ids
+from potstill.student.template import DATE, control_tokens, encode_prompt, encode_sample, neutralised, render, stop_ids
 
 LLAMA = ("<|begin_of_text|>", "<|eot_id|>", ["<|start_header_id|>", "<|end_header_id|>", "<|finetune_right_pad_id|>"])
 QWEN = (None, "<|im_end|>", ["<|im_start|>", "<|endoftext|>"])
+TEXT = ("<think>", "</think>", "\n\n\n")
+"""Tokens that a real tokenizer adds as text: a thought's beginning and end, and, in Gemma, line ends."""
 GEMMA = ("<bos>", "<eos>", ["<start_of_turn>", "<end_of_turn>", "<pad>"])
 TEMPLATES = {
     "llama3": (LLAMA, "<|eot_id|>"),
@@ -39,6 +41,7 @@ def make_tokenizer(template: str) -> Any:
     texts = ["\n\n\n\n\nheat", "\n\n\nheat"] * 3
     raw.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=266, initial_alphabet=alphabet, show_progress=False))
     raw.add_special_tokens([AddedToken(token, special=True) for token in (bos, eos, *others) if token])
+    raw.add_tokens([AddedToken(token) for token in TEXT if token.isspace() or template == "qwen3"])
     made = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token=bos, eos_token=eos)
     made.chat_template = (files("trl") / "chat_templates" / f"{template}.jinja").read_text("utf-8")
     return made
@@ -59,12 +62,11 @@ def tokenizer(request: pytest.FixtureRequest) -> Any:
 
 
 def test_answer_and_stop_token_are_learned(tokenizer: Any) -> None:
-    """Learned are the answer and the family's end of turn; nothing stands after it, not even a line end."""
+    """Learned are the answer and the family's end of turn; nothing before it, such as an empty thought, nor a line end after."""
     encoded = encode_sample(tokenizer, chat("why?", "because of heat"))
     learned = tokenizer.decode([token for token, keep in zip(encoded.ids, encoded.learned, strict=True) if keep])
     stop = TEMPLATES[tokenizer.family][1]
-    assert learned.endswith(f"because of heat{stop}")
-    assert learned.replace("<think>\n\n</think>\n\n", "") == f"because of heat{stop}"
+    assert learned == f"because of heat{stop}"
 
 
 @pytest.mark.parametrize("answer", ["heat", "\n\nheat", " heat ", "熱", "- a\n- b"])
@@ -87,11 +89,17 @@ def test_only_the_last_answer_is_learned(tokenizer: Any) -> None:
 
 def test_control_tokens_in_text_stay_text(tokenizer: Any) -> None:
     """Neither a user nor the teacher forges a turn: text with every control token adds none of them."""
-    forged = "".join(token.content for token in tokenizer.added_tokens_decoder.values())
+    tokens = tokenizer.added_tokens_decoder
+    forged = "".join(token.content for token in tokens.values() if not token.content.isspace())
     plain = encode_sample(tokenizer, chat("hi", "yes", system="s")).ids
     dirty = encode_sample(tokenizer, chat(f"hi{forged}", f"yes{forged}", system=f"s{forged}")).ids
-    for token in tokenizer.added_tokens_decoder:
+    for token in tokens:
         assert dirty.count(token) == plain.count(token)
+
+
+def test_line_ends_are_no_control_tokens(tokenizer: Any) -> None:
+    """Where line ends are tokens that were added, as in Gemma, a text with them stays as it is."""
+    assert neutralised(tokenizer, "a\n\n\nb") == "a\n\n\nb"
 
 
 def test_one_bos(tokenizer: Any) -> None:
@@ -113,6 +121,18 @@ def test_a_template_that_asks_the_clock_itself_is_pinned() -> None:
     tokenizer = make_tokenizer("qwen2_5")
     tokenizer.chat_template = "{{ strftime_now('%Y-%m-%d') }}" + tokenizer.chat_template
     assert render(tokenizer, chat("why?"), answer_next=True).startswith("2026-01-01")
+
+
+def test_a_tokenizer_is_looked_through_once() -> None:
+    """Gemma's 6,400 added tokens are not read again for each turn; another template or special token has them read anew."""
+    tokenizer = make_tokenizer("gemma3")
+    for find in (control_tokens, stop_ids):
+        found = find(tokenizer)
+        assert find(tokenizer) is found
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|done|>"]})
+    assert "<|done|>" in control_tokens(tokenizer)
+    tokenizer.chat_template = tokenizer.chat_template.replace("<end_of_turn>", "<|done|>")
+    assert tokenizer.get_vocab()["<|done|>"] in stop_ids(tokenizer)
 
 
 def test_an_unknown_end_of_turn_is_found() -> None:
@@ -137,12 +157,20 @@ def test_a_chat_that_the_template_refuses_is_an_input_error() -> None:
         render(make_tokenizer("gemma3"), turns, answer_next=True)
 
 
+def test_a_template_that_fails_is_an_input_error() -> None:
+    """What goes wrong within a template is told as its fault where it is first used, to find out how an answer ends."""
+    tokenizer = make_tokenizer("qwen2_5")
+    tokenizer.chat_template = "{{ bos_token + 'x' }}"
+    with pytest.raises(InputError, match="bos_token"):
+        stop_ids(tokenizer)
+
+
 def test_a_template_that_rewrites_the_prompt_is_refused() -> None:
     """Where the prompt looks different once an answer follows, no mask can be made, and that is said."""
     tokenizer = make_tokenizer("qwen2_5")
     tokenizer.chat_template = "{{ messages | length }}{{ messages[-1]['content'] }}"
     with pytest.raises(InputError, match="no mask"):
-        encode_sample(tokenizer, chat("why?", "heat"), frozenset({1}))
+        encode_sample(tokenizer, chat("why?", "heat"))
 
 
 @pytest.mark.parametrize("template", ["llama3_1", "qwen2_5", "gemma3"])

@@ -13,7 +13,7 @@ from potstill.errors import InputError
 from potstill.files import read_text
 from potstill.records import Message, Sample, from_json, text_sha
 from potstill.student.manifest import StudentRole
-from potstill.student.template import Encoded, encode_sample, stop_ids
+from potstill.student.template import Encoded, encode_sample
 from potstill.workspace import Workspace
 
 
@@ -141,15 +141,14 @@ def encode(
     rows: list[Row] = []
     seconds: dict[int, Row] = {}
     lengths: list[int] = []
-    stops = stop_ids(tokenizer)
     for sample in samples:
-        row, length = _row(encode_sample(tokenizer, sample.messages, stops), max_length)
+        row, length = _row(encode_sample(tokenizer, sample.messages), max_length)
         lengths.append(length)
         if row is None:
             continue
         rows.append(row)
         chat = beside(sample)
-        second, length = _row(encode_sample(tokenizer, chat, stops), max_length) if chat else (None, 0)
+        second, length = _row(encode_sample(tokenizer, chat), max_length) if chat else (None, 0)
         lengths.append(length)
         if second is not None:
             seconds[len(rows) - 1] = second

@@ -149,7 +149,7 @@ def _save_merged(
     model = PeftModel.from_pretrained(load_base(config), str(adapter)).eval()
     words = _words(model, tokenizer, samples)
     merged = model.merge_and_unload().to(_half(config))
-    merged.generation_config.eos_token_id = sorted(stop_ids(tokenizer))
+    merged.generation_config.eos_token_id = sorted(stop_ids(tokenizer) | _own_stops(merged))
     merged.generation_config.pad_token_id = tokenizer.pad_token_id
     folder = gguf.parent
     merged.save_pretrained(folder)
@@ -159,6 +159,12 @@ def _save_merged(
     if (reason := refusal(merged, tokenizer)) is None:
         write_gguf(merged, tokenizer, gguf, gguf.stem)
     return words, reason
+
+
+def _own_stops(model: Any) -> frozenset[int]:
+    """What the base's makers let an answer end with, such as Llama 3's `<|end_of_text|>` beside its end of turn."""
+    own = model.generation_config.eos_token_id
+    return frozenset(own if isinstance(own, list) else [] if own is None else [own])
 
 
 def _half(config: StudentConfig) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from potstill.config import ServeConfig, StudentConfig
 from potstill.student.manifest import StudentManifest
-from potstill.student.template import DATE
+from potstill.student.template import VALUES
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as `--max-lora-rank`; its default, 16, refuses larger adapters."""
@@ -37,8 +37,8 @@ def vllm_command(
 ) -> list[str]:
     """`vllm serve` with one model a role. `rank` is the largest of the adapters', `context` the base's own, if known.
 
-    vLLM adds no system prompt of its own: a request must bring its role's, as it stands in the student's manifest. The
-    date is the one that the student was trained with; sampling defaults are vLLM's, stop tokens still the base's.
+    vLLM adds no system prompt of its own: a request must bring its role's, as it stands in the student's manifest. What
+    the template is given is what the student was trained with; sampling defaults are vLLM's, stop tokens still the base's.
     """
     length = serve.limits.max_prompt_tokens + serve.limits.max_new_tokens
     modules = [json.dumps({"name": role, "path": str(folder.resolve())}) for role, folder in folders.items()]
@@ -54,7 +54,7 @@ def vllm_command(
         "--max-model-len", str(length if context is None else min(length, context)),
         "--generation-config", "vllm",
         "--enable-request-id-headers",
-        "--default-chat-template-kwargs", json.dumps({"date_string": DATE}),
+        "--default-chat-template-kwargs", json.dumps(VALUES),
         "--dtype", student.dtype,
     ]  # fmt: skip
     if student.revision is not None:

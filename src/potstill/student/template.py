@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from functools import lru_cache, wraps
+from typing import Any, TypeVar
 
 from potstill.errors import InputError
 from potstill.records import Message
@@ -15,8 +16,25 @@ DATE = "01 Jan 2026"
 """Some templates write the current day into every prompt; a fixed one keeps training and serving equal."""
 CLOCK = re.compile(r"""strftime_now\(\s*["']([^"']*)["']\s*\)""")
 """How a template asks for the day."""
+VALUES = {"date_string": DATE, "enable_thinking": False}
+"""What every template is given. A student answers at once, as its teacher's text does: where a family can also think aloud,
+the empty thought is part of the prompt, and neither learned nor served."""
 ZERO_WIDTH = "\u200b"
 """Put inside a control token that stands in somebody's text, so that it stays text."""
+REMEMBERED = 4
+"""Tokenizers of which is remembered what was found: Gemma's 6,400 added tokens take milliseconds to look through."""
+Found = TypeVar("Found")
+
+
+def _remembered(find: Callable[[Any], Found]) -> Callable[[Any], Found]:
+    """Look at a tokenizer once, and anew where its template or what it names as special has changed."""
+    known = lru_cache(REMEMBERED)(lambda tokenizer, *_: find(tokenizer))
+
+    @wraps(find)
+    def found(tokenizer: Any) -> Found:
+        return known(tokenizer, tokenizer.chat_template, tuple(tokenizer.all_special_tokens))
+
+    return found
 
 
 @dataclass(frozen=True)
@@ -41,7 +59,7 @@ def render(tokenizer: Any, messages: Sequence[Message], *, answer_next: bool) ->
             chat_template=_with_pinned_clock(tokenizer.chat_template),
             tokenize=False,
             add_generation_prompt=answer_next,
-            date_string=DATE,
+            **VALUES,
         )
     except TemplateError as error:
         message = f"the base's chat template refuses a chat of {', '.join(turn.role for turn in messages)}: {error}"
@@ -54,15 +72,14 @@ def encode_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     return _ids(tokenizer, render(tokenizer, messages, answer_next=True))
 
 
-def encode_sample(tokenizer: Any, messages: Sequence[Message], stops: frozenset[int] | None = None) -> Encoded:
+def encode_sample(tokenizer: Any, messages: Sequence[Message]) -> Encoded:
     """Ids of a chat that ends in an answer; the answer and its stop token are learned.
 
     The mask comes from two renderings, with and without the answer, and works for every template in which the one is
     the beginning of the other; raises InputError for a template in which it is not. The prompt's ids are those that
-    are served: where a token would reach across the seam, prompt and answer are made into tokens apart. `stops`, the
-    tokenizer's `stop_ids`, spares finding them anew for each sample.
+    are served: where a token would reach across the seam, prompt and answer are made into tokens apart.
     """
-    stops = stop_ids(tokenizer) if stops is None else stops
+    stops = stop_ids(tokenizer)
     before, after = render(tokenizer, messages[:-1], answer_next=True), render(tokenizer, messages, answer_next=False)
     if not after.startswith(before):
         message = "the base's chat template changes the prompt when an answer follows, so no mask can be made"
@@ -77,6 +94,7 @@ def encode_sample(tokenizer: Any, messages: Sequence[Message], stops: frozenset[
     return Encoded(whole[: last + 1], [index >= len(prompt) for index in range(last + 1)])
 
 
+@_remembered
 def stop_ids(tokenizer: Any) -> frozenset[int]:
     """Tokens that end an answer: the tokenizer's EOS, the usual ends of turn, and what this template ends one with."""
     known = tokenizer.get_vocab()
@@ -84,9 +102,18 @@ def stop_ids(tokenizer: Any) -> frozenset[int]:
     return frozenset([*(known[name] for name in names if name in known), *_ends_of_turn(tokenizer)])
 
 
+@_remembered
 def control_tokens(tokenizer: Any) -> frozenset[str]:
-    """The texts that the tokenizer reads as control tokens, those that it names and those that it only knows."""
-    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    """The texts that the tokenizer reads as control tokens, those that it names and those that it only knows.
+
+    Tokens that only the template takes for control, such as Qwen 3's `<think>`, count too; those for line ends do not.
+    """
+    template = tokenizer.chat_template or ""
+    added = (
+        token.content
+        for token in tokenizer.added_tokens_decoder.values()
+        if token.special or (token.content.strip() and token.content in template)
+    )
     return frozenset([*tokenizer.all_special_tokens, *added])
 
 
@@ -105,10 +132,10 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 def _ends_of_turn(tokenizer: Any) -> list[int]:
     """The control token right after an answer, found by rendering one."""
     probe = "probe"
-    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": probe}]
-    template = _with_pinned_clock(tokenizer.chat_template)
-    text = tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, date_string=DATE)
-    rest = _ids(tokenizer, str(text).rpartition(probe)[2].strip())
+    text = render(
+        tokenizer, [Message(role="user", content="x"), Message(role="assistant", content=probe)], answer_next=False
+    )
+    rest = _ids(tokenizer, text.rpartition(probe)[2].strip())
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     return [rest[0]] if rest and rest[0] in special else []
 
