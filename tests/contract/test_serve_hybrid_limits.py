@@ -129,7 +129,9 @@ def test_timeout_is_504(held: Running) -> None:
 
 async def test_queue_full_is_refused() -> None:
     """While one request runs and one waits, a third is told to come back."""
-    from potstill.serve.worker import AsyncJob, QueueFullError, Worker
+    from potstill.serve.jobs import AsyncJob
+    from potstill.serve.outage import QueueFullError
+    from potstill.serve.worker import Worker
     from potstill.student.answers import StudentQuery
 
     student = Scripted()
@@ -152,7 +154,9 @@ async def test_queue_full_is_refused() -> None:
 
 async def test_a_bug_fails_the_requests_that_run_and_no_other() -> None:
     """When the engine breaks, what runs is told, and the next request is answered."""
-    from potstill.serve.worker import AsyncJob, Worker
+    from potstill.serve.jobs import AsyncJob
+    from potstill.serve.outage import EngineFailedError
+    from potstill.serve.worker import Worker
     from potstill.student.answers import StudentQuery
     from potstill.student.scripted import ScriptedStudent
 
@@ -169,7 +173,7 @@ async def test_a_bug_fails_the_requests_that_run_and_no_other() -> None:
         if works:
             assert [piece async for piece in job.pieces()][-1].answer.text == "fine"
         else:
-            with pytest.raises(RuntimeError):
+            with pytest.raises(EngineFailedError):
                 [piece async for piece in job.pieces()]
     await worker.close()
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from tests.contract.test_serve_openai import Scripted
 
 from potstill.records import Message
-from potstill.serve.worker import AsyncJob, Worker
+from potstill.serve.jobs import AsyncJob
+from potstill.serve.outage import EngineFailedError
+from potstill.serve.worker import Worker
 from potstill.student.answers import Prepared, StudentQuery
 from potstill.student.scripted import ScriptedEngine, ScriptedRow
 
@@ -50,7 +54,7 @@ async def test_a_request_that_cannot_join_fails_alone() -> None:
     assert [piece async for piece in running.pieces()][-1].answer is not None
     after = AsyncJob(worker, prepared(worker, "a", "b", "c", "d"))  # every place is free again
     assert len([piece async for piece in after.pieces() if piece.answer is not None]) == 4
-    assert worker.alive
+    assert worker.refusal is None
     await worker.close()
 
 
@@ -63,10 +67,32 @@ async def test_an_engine_that_breaks_on_a_cancelled_request_is_replaced() -> Non
     assert student.started.wait(20)
     leaving.cancel()
     student.released.set()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(EngineFailedError):
         [piece async for piece in staying.pieces()]
     after = AsyncJob(worker, prepared(worker, "a", "b", "c", "d"))
     assert len([piece async for piece in after.pieces() if piece.answer is not None]) == 4
+    await worker.close()
+
+
+async def test_a_failed_request_that_leaves_takes_nobody_along() -> None:
+    """It leaves when the fresh engine has given its number to another request, which is answered all the same."""
+    student = FragileStudent()
+    worker = Worker(student, max_batch=4, max_queue=0)
+    worker.start()
+    failed = AsyncJob(worker, prepared(worker, "hold"))
+    assert student.started.wait(20)
+    failed.cancel()
+    student.released.set()
+    student.started.clear()
+    student.released.clear()
+    with pytest.raises(EngineFailedError):
+        [piece async for piece in failed.pieces()]
+    after = AsyncJob(worker, prepared(worker, "go, hold and go"))
+    assert student.started.wait(20)
+    failed.cancel()
+    student.released.set()
+    async with asyncio.timeout(20):
+        assert [piece async for piece in after.pieces()][-1].answer is not None
     await worker.close()
 
 

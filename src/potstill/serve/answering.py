@@ -14,11 +14,12 @@ from potstill.config import ServeLimits
 from potstill.serve.edge import Notes
 from potstill.serve.errors import ApiError, bad_value
 from potstill.serve.intake import unless_gone
+from potstill.serve.jobs import AsyncJob
 from potstill.serve.metrics import Metrics
 from potstill.serve.replies import DONE, ChatReply, Choice, TextReply, usage_of
 from potstill.serve.streaming import Streamed, chained
 from potstill.serve.wire import ALL, ChatRequest, CompletionRequest, Sampled, check_limits
-from potstill.serve.worker import AsyncJob, Worker
+from potstill.serve.worker import Worker
 from potstill.student.answers import Piece, Prepared, StudentAnswer, StudentQuery
 
 
@@ -53,7 +54,7 @@ class Answering:
         self._metrics = metrics
 
     async def answer(self, request: Request, asked: ChatRequest | CompletionRequest) -> Response:
-        """Answer a request; raises ApiError, QueueFullError, TimeoutError or what the student raises."""
+        """Answer a request; raises ApiError, UnavailableError, TimeoutError or what the student raises."""
         work = await asyncio.to_thread(self._prepare, request, asked)  # a long prompt takes a while to encode
         job = AsyncJob(self._worker, work.prepared)
         try:

@@ -21,14 +21,16 @@ from potstill.pricing.tokens import estimate_tokens
 from potstill.serve.access import Keys, need_admin
 from potstill.serve.answering import Answering
 from potstill.serve.edge import Edge, Notes, Rules
-from potstill.serve.errors import ApiError, bad_value, error_response, translated
+from potstill.serve.errors import ApiError, bad_value, engine_failed, error_response, translated
 from potstill.serve.hybrid import Hybrid, OpenRouter, Routers
 from potstill.serve.intake import read, unless_gone
+from potstill.serve.jobs import SharedStudent
 from potstill.serve.metrics import Metrics, page
 from potstill.serve.openapi import describe
+from potstill.serve.outage import EngineFailedError, UnavailableError
 from potstill.serve.replies import embeddings
 from potstill.serve.wire import ALL, HYBRID, ChatRequest, CompletionRequest, EmbeddingRequest, RolesRequest, Sampled
-from potstill.serve.worker import QueueFullError, SharedStudent, Worker
+from potstill.serve.worker import Worker
 from potstill.student.answers import Continuous
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -130,8 +132,10 @@ class _Api:
 
     async def ready(self, _request: Request) -> Response:
         """Readiness: requests are taken."""
-        ready = self._worker.alive
-        return JSONResponse({"status": "ready" if ready else "not ready"}, status_code=200 if ready else 503)
+        refusal = self._worker.refusal
+        if refusal is None:
+            return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "not ready", "reason": refusal.message}, status_code=503)
 
     async def metrics_text(self, _request: Request) -> Response:
         """What Prometheus reads."""
@@ -248,8 +252,10 @@ class _Api:
         _noted(request).model = asked.model
         try:
             return await work
-        except QueueFullError as error:
-            raise ApiError(503, "too many requests wait", code="queue_full", retry_s=1) from error
+        except UnavailableError as error:
+            raise ApiError(503, error.message, code=error.code, retry_s=error.retry_s) from error
+        except EngineFailedError as error:
+            raise engine_failed() from error
         except TimeoutError as error:
             raise ApiError(504, f"no answer within {self._limits.timeout_s:g} s", code="timeout") from error
         except PotstillError as error:

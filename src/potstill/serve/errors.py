@@ -46,6 +46,11 @@ def bad_value(param: str, problem: str) -> ApiError:
     return ApiError(400, f"{param}: {problem}", code="invalid_value", param=param)
 
 
+def engine_failed() -> ApiError:
+    """The engine broke, at this request or at one beside it."""
+    return ApiError(500, "the engine failed at this request, or at one beside it", code="engine_failed")
+
+
 def too_large(limit: int) -> ApiError:
     """The body is larger than may be."""
     return ApiError(413, f"the body is larger than {limit} bytes", code="body_too_large")

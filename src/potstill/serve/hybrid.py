@@ -17,10 +17,10 @@ from potstill.serve.edge import Notes
 from potstill.serve.errors import ApiError
 from potstill.serve.intake import unless_gone
 from potstill.serve.metrics import Metrics
+from potstill.serve.outage import QueueFullError
 from potstill.serve.replies import DONE, ChatReply, Choice, event
 from potstill.serve.streaming import Streamed, chained
 from potstill.serve.wire import HYBRID, ChatRequest, check_hybrid
-from potstill.serve.worker import QueueFullError
 
 
 class RoutedAnswer(Protocol):
@@ -119,7 +119,7 @@ class Hybrid:
         self._routing = 0
 
     async def answer(self, request: Request, asked: ChatRequest) -> Response:
-        """Answer a request; raises ApiError, QueueFullError, TimeoutError or what the router raises."""
+        """Answer a request; raises ApiError, UnavailableError, TimeoutError or what the router raises."""
         check_hybrid(asked)
         tokens = sum(estimate_tokens(turn.message.content) for turn in asked.messages)
         if tokens > self._limits.max_prompt_tokens:

@@ -10,7 +10,8 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from potstill.errors import PotstillError
-from potstill.serve.errors import ApiError, translated
+from potstill.serve.errors import ApiError, engine_failed, translated
+from potstill.serve.outage import EngineFailedError
 from potstill.serve.replies import event
 
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -50,5 +51,7 @@ async def _to_the_end(events: AsyncGenerator[str]) -> AsyncIterator[str]:
                 yield line
     except TimeoutError:
         yield event(ApiError(504, "the answer took too long", code="timeout").body)
+    except EngineFailedError:
+        yield event(engine_failed().body)
     except PotstillError as error:
         yield event(translated(error).body)

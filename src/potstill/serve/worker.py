@@ -1,33 +1,34 @@
-"""One thread steps the engine; requests join and leave between two steps, whatever their roles."""
+"""One thread steps the engine; requests join and leave between two steps, whatever their roles.
+
+A request's way: `submit` counts its queries and leaves a command; the thread lets them join the engine, and hands the
+pieces of each step to the job that each belongs to. Leaving early and changing the roles are commands too. A fault of
+the engine fails what runs in it; a fresh one must answer before requests are taken again.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from potstill.student.answers import Continuous, Engine, Piece, Prepared, StudentAnswer, StudentQuery
+from potstill.records import Message
+from potstill.serve.outage import EngineFailedError, Outage, QueueFullError, UnavailableError
+from potstill.student.answers import Continuous, Engine, Piece, Prepared, StudentQuery
 
 log = logging.getLogger(__name__)
 Item = Piece | Exception
-
-
-class QueueFullError(Exception):
-    """As many queries wait as may wait, or the server is ending."""
+Command = Callable[[], None]
 
 
 class Job:
-    """One request's queries on their way through the engine. `deliver` hands over what comes, in the worker."""
+    """One request's queries on their way through the engine. `deliver` hands over what comes, in the worker's thread."""
 
     def __init__(self, prepared: Sequence[Prepared], deliver: Callable[[Item], None]) -> None:
         self.prepared = tuple(prepared)
         self.deliver = deliver
-        self.open = len(prepared)
-        self.numbers: list[int] = []
         self.gone = False
 
 
@@ -39,13 +40,14 @@ class Worker:
     ) -> None:
         self.student = student
         self._max_batch = max_batch
-        self._max_queue = max_queue
+        self._max_open = max_batch + max_queue
         self._observe = observe
         self._engine: Engine = student.open(max_batch)
-        self._jobs: dict[int, tuple[Job, int]] = {}
-        self._inbox: list[Callable[[], None]] = []
-        self._changed = threading.Condition()
-        self._open = 0
+        self._outage: Outage | None = None
+        self._rows: dict[int, tuple[Job, int]] = {}  # the engine's number of a query -> its job, and its index there
+        self._changed = threading.Condition()  # guards what follows
+        self._commands: list[Command] = []
+        self._open = 0  # queries that have neither their answer nor been given up
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="potstill-student", daemon=True)
 
@@ -54,9 +56,12 @@ class Worker:
         self._thread.start()
 
     @property
-    def alive(self) -> bool:
-        """Whether requests are taken."""
-        return self._thread.is_alive() and not self._closing
+    def refusal(self) -> UnavailableError | None:
+        """Why no request is taken; None where they are."""
+        if self._closing:
+            return UnavailableError("the server is ending")
+        outage = self._outage
+        return None if outage is None else outage.refusal
 
     @property
     def waiting(self) -> int:
@@ -80,20 +85,22 @@ class Worker:
         return self._engine.prepare(query)
 
     def submit(self, prepared: Sequence[Prepared], deliver: Callable[[Item], None]) -> Job:
-        """Queue a request; raises QueueFullError. From any thread."""
+        """Queue a request; raises UnavailableError. From any thread."""
         job = Job(prepared, deliver)
         with self._changed:
-            if self._closing or self._open + job.open > self._max_batch + self._max_queue:
+            if (refusal := self.refusal) is not None:
+                raise refusal
+            if self._open + len(job.prepared) > self._max_open:
                 raise QueueFullError
-            self._open += job.open
-            self._post(lambda: self._join(job))
+            self._open += len(job.prepared)
+            self._command(lambda: self._join(job))
         return job
 
     def cancel(self, job: Job) -> None:
-        """Nothing more of this job is wanted: its places are free at the next step."""
+        """Nothing more of this job is wanted: its places are free at the next step. From any thread."""
         with self._changed:
             job.gone = True
-            self._post(lambda: self._drop(job))
+            self._command(lambda: self._leave(job))
 
     async def change(self, change: Callable[[Any], None]) -> None:
         """Change the student's roles between two steps; raises what the change raises, and then nothing has changed."""
@@ -112,148 +119,99 @@ class Worker:
                 done.set_result(None)
 
         with self._changed:
-            self._post(run)
+            self._command(run)
         await asyncio.wrap_future(done)
 
-    def _post(self, command: Callable[[], None]) -> None:
-        self._inbox.append(command)
+    def _command(self, command: Command) -> None:
+        self._commands.append(command)
         self._changed.notify()
 
+    # From here on: in the thread.
+
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                while not (self._inbox or self._jobs or self._closing):
-                    self._changed.wait()
-                commands, self._inbox = self._inbox, []
-                if self._closing and not (commands or self._jobs):
-                    return
+        while (commands := self._next_commands()) is not None:
             for command in commands:
                 self._guarded(command)
-            if self._jobs:
+            if self._outage is not None and not self._outage.wait_s:
+                self._try_fresh_engine(self._outage)
+            elif self._rows:
                 self._guarded(self._step)
 
-    def _guarded(self, command: Callable[[], None]) -> None:
+    def _next_commands(self) -> list[Command] | None:
+        """Wait until there is something to do; what was commanded, None at the end."""
+        with self._changed:
+            patience = None if self._outage is None else self._outage.wait_s
+            self._changed.wait_for(lambda: self._commands or self._rows or self._closing, patience)
+            commands, self._commands = self._commands, []
+            return None if self._closing and not (commands or self._rows) else commands
+
+    def _guarded(self, command: Command) -> None:
         """The edge of the server: what goes wrong in the engine fails the requests that run in it, not the worker."""
         try:
             command()
+            return
         except Exception as error:
             log.exception("the student failed")
-            self._fail(error)
+            outage = Outage.of(error, tries=0)
+        # Not above: the error's traceback holds the tensors of the step that failed.
+        for job in {id(job): job for job, _ in self._rows.values()}.values():
+            job.deliver(EngineFailedError())
+        self._release(len(self._rows))
+        self._rows.clear()
+        self._try_fresh_engine(outage)
+
+    def _try_fresh_engine(self, outage: Outage) -> None:
+        """Take requests again as soon as a fresh engine has answered; what broke the last one may still be there."""
+        word = StudentQuery(role=self.student.roles[0], messages=(Message(role="user", content="?"),), max_new_tokens=1)
+        try:
+            self._engine = self.student.open(self._max_batch)
+            self._engine.add(self._engine.prepare(word))
+            while self._engine.running or self._engine.waiting:
+                self._engine.step()
+        except Exception as error:
+            self._outage = Outage.of(error, outage.tries + 1)
+            log.exception("a fresh engine failed too; the next one in %.0f s", self._outage.wait_s)
+        else:
+            self._outage = None
 
     def _step(self) -> None:
         pieces = self._engine.step()
         self._observe(self._engine.running)
         for piece in pieces:
-            job, index = self._jobs[piece.index]
+            job, index = self._rows[piece.index]
             if piece.answer is not None:
                 self._forget(piece.index)
             if not job.gone:
                 job.deliver(piece.model_copy(update={"index": index}))
 
     def _join(self, job: Job) -> None:
-        if job.gone:
-            self._release(job.open)
-            return
         try:
-            for index, one in enumerate(job.prepared):
-                number = self._engine.add(one)
-                job.numbers.append(number)
-                self._jobs[number] = (job, index)
+            for index, one in enumerate(() if job.gone else job.prepared):
+                self._rows[self._add(one)] = (job, index)
         except Exception as error:  # noqa: BLE001  (handed to whoever asked; the others' rows are untouched)
             job.gone = True
             job.deliver(error)
-            self._release(job.open - len(job.numbers))
-            self._drop(job)
+        if job.gone:
+            self._release(len(job.prepared) - len(self._rows_of(job)))
+            self._leave(job)
 
-    def _drop(self, job: Job) -> None:
-        for number in job.numbers:
-            if number in self._jobs:
-                self._engine.cancel(number)
-                self._forget(number)
+    def _add(self, query: Prepared) -> int:
+        if self._outage is not None:
+            raise self._outage.refusal
+        return self._engine.add(query)
+
+    def _leave(self, job: Job) -> None:
+        for number in self._rows_of(job):
+            self._engine.cancel(number)
+            self._forget(number)
+
+    def _rows_of(self, job: Job) -> list[int]:
+        return [number for number, (owner, _) in self._rows.items() if owner is job]
 
     def _forget(self, number: int) -> None:
-        del self._jobs[number]
+        del self._rows[number]
         self._release(1)
 
     def _release(self, count: int) -> None:
         with self._changed:
             self._open -= count
-
-    def _fail(self, error: Exception) -> None:
-        """Fail everything that runs, and begin with a fresh engine."""
-        for job in {id(job): job for job, _ in self._jobs.values()}.values():
-            job.deliver(error)
-        self._release(len(self._jobs))
-        self._jobs = {}
-        self._engine = self.student.open(self._max_batch)
-
-
-class AsyncJob:
-    """A job whose pieces come into the event loop that made it."""
-
-    def __init__(self, worker: Worker, prepared: Sequence[Prepared]) -> None:
-        self._worker = worker
-        self._loop = asyncio.get_running_loop()
-        self._arrived: asyncio.Queue[Item] = asyncio.Queue()
-        self._job = worker.submit(prepared, self._deliver)
-        self.count = len(prepared)
-
-    def _deliver(self, item: Item) -> None:
-        self._loop.call_soon_threadsafe(self._arrived.put_nowait, item)
-
-    def cancel(self) -> None:
-        """The client is gone, or the answer is complete: nothing more is wanted."""
-        self._worker.cancel(self._job)
-
-    async def pieces(self) -> AsyncIterator[Piece]:
-        """The pieces of all queries as they come; raises what the student raised."""
-        still = self.count
-        while still:
-            item = await self._arrived.get()
-            if isinstance(item, Exception):
-                raise item
-            still -= item.answer is not None
-            yield item
-
-
-class SharedStudent:
-    """Implements `answers.Student` for callers in other threads (the router): their queries share the batches."""
-
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-
-    @property
-    def name(self) -> str:
-        """The student's name."""
-        return self._worker.student.name
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """The roles that it answers as."""
-        return self._worker.student.roles
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of everything that changes its answers."""
-        return self._worker.student.fingerprint
-
-    def answer(self, queries: Sequence[StudentQuery]) -> list[StudentAnswer]:
-        """Answer all queries, in their order; raises InputError, or QueueFullError."""
-        found = {piece.index: piece.answer for piece in self.stream(queries) if piece.answer is not None}
-        return [found[index] for index in range(len(queries))]
-
-    def stream(self, queries: Sequence[StudentQuery]) -> Iterator[Piece]:
-        """Answer piece by piece; closing the iterator stops the work."""
-        arrived: queue.SimpleQueue[Item] = queue.SimpleQueue()
-        job = self._worker.submit([self._worker.prepare(query) for query in queries], arrived.put)
-        still = len(queries)
-        try:
-            while still:
-                item = arrived.get()
-                if isinstance(item, Exception):
-                    raise item
-                still -= item.answer is not None
-                yield item
-        finally:
-            if still:
-                self._worker.cancel(job)
