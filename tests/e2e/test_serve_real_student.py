@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import threading
@@ -101,7 +102,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]
         lines = []
         while (line := process.stdout.readline()) not in {"}\n", ""}:
             lines.append(line)
-        yield json.loads("".join([*lines, "}"]))
+        yield {**json.loads("".join([*lines, "}"])), "workspace": folder / "workspace"}
         process.send_signal(signal.SIGTERM)
         process.wait()
         guard.cancel()
@@ -196,6 +197,19 @@ def test_a_student_is_a_name_never_a_path(served: dict[str, Any], name: str) -> 
     headers = {"Authorization": f"Bearer {ADMIN}"}
     refused = httpx.post(f"{served['url']}/v1/roles", json={"student": name}, headers=headers)
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "student")
+
+
+def test_a_student_that_cannot_be_served_is_named_without_its_path(served: dict[str, Any]) -> None:
+    """An unknown student, and one without its adapter, are 400: the answer names the student, and no folder."""
+    students = served["workspace"] / "students"
+    shutil.copytree(students / "second", students / "torn")
+    (students / "torn" / "adapter" / "adapter_model.safetensors").unlink()
+    for name in ("nobody", "torn"):
+        headers = {"Authorization": f"Bearer {ADMIN}"}
+        refused = httpx.post(f"{served['url']}/v1/roles", json={"student": name}, headers=headers)
+        message = refused.json()["error"]["message"]
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "student")
+        assert message == f"student: {name!r} cannot be served here; the server's log says why"
 
 
 def test_roles_are_dropped_by_an_admin(served: dict[str, Any]) -> None:

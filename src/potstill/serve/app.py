@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -33,6 +34,7 @@ from potstill.serve.wire import ALL, HYBRID, ChatRequest, CompletionRequest, Emb
 from potstill.serve.worker import Worker
 from potstill.student.answers import Continuous
 
+log = logging.getLogger(__name__)
 Endpoint = Callable[[Request], Awaitable[Response]]
 Encode = Callable[[list[str]], list[tuple[float, ...]]]
 """Texts to vectors. Blocking; raises InputError for a text that it cannot read."""
@@ -206,8 +208,10 @@ class _Api:
             async with self._changing:
                 change = await asyncio.to_thread(self._parts.read_student, asked.student)
                 await self._change(change)
-        except PotstillError as error:
-            raise translated(error) from error
+        except PotstillError as error:  # its text names files, which are this machine's own affair
+            log.warning("the student %r cannot be served: %s", asked.student, error)
+            problem = f"{asked.student!r} cannot be served here; the server's log says why"
+            raise bad_value(param="student", problem=problem) from error
         return await self.roles(request)
 
     async def drop_role(self, request: Request) -> Response:
