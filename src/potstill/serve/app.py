@@ -26,9 +26,10 @@ from potstill.serve.errors import ApiError, bad_value, engine_failed, error_resp
 from potstill.serve.hybrid import Hybrid, OpenRouter, Routers
 from potstill.serve.intake import read, unless_gone
 from potstill.serve.jobs import SharedStudent
-from potstill.serve.metrics import Metrics, page
+from potstill.serve.metrics import Metrics
 from potstill.serve.openapi import describe
 from potstill.serve.outage import EngineFailedError, UnavailableError
+from potstill.serve.page import page
 from potstill.serve.replies import embeddings
 from potstill.serve.wire import ALL, HYBRID, ChatRequest, CompletionRequest, EmbeddingRequest, RolesRequest, Sampled
 from potstill.serve.worker import Worker
@@ -116,8 +117,10 @@ class _Api:
 
     async def page(self, _request: Request) -> Response:
         """The status page."""
+        refusal = self._worker.refusal
         about = {
             "student": self._worker.student.name,
+            "state": "ready" if refusal is None else f"not ready: {refusal.message}",
             "models": [name for name in self._models if name != ALL],  # which counts as its roles
             "running": self._worker.running,
             "waiting": self._worker.waiting,

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from potstill.wording import counted
-
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
@@ -105,57 +103,3 @@ class _PrefixHits:
 
         says = "Prompts whose role's system prompt was not read again."
         yield CounterMetricFamily("potstill_prefix_hits", says, value=self._hits())
-
-
-def page(metrics: Metrics, about: dict[str, Any], now: float) -> str:
-    """The status page: no script, nothing from elsewhere, every text escaped."""
-    from html import escape
-
-    hours = max(now - metrics.started, 1) / 3600
-    rows = "".join(
-        f"<tr><td>{escape(name)}</td><td>{totals.requests:,}</td><td>{totals.prompt_tokens:,}</td>"
-        f"<td>{totals.completion_tokens:,}</td><td>{totals.completion_tokens / hours:,.0f}</td></tr>"
-        for name in about["models"]
-        for totals in (metrics.models.get(name, RoleTotals()),)
-    )
-    facts = {
-        "student": about["student"],
-        "up": f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min",
-        "running, waiting": f"{about['running']}, {about['waiting']} (at most {about['max_batch']}, {about['max_queue']})",
-        **_savings(metrics),
-    }
-    listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in facts.items())
-    return PAGE.replace("{rows}", rows).replace("{facts}", listed)
-
-
-def _savings(metrics: Metrics) -> dict[str, str]:
-    answers = sum(metrics.routes.values())
-    if not answers:
-        return {}
-    cached = metrics.routes.get("exact", 0) + metrics.routes.get("semantic", 0)
-    routes = ", ".join(f"{count} {route}" for route, count in sorted(metrics.routes.items()))
-    saved = metrics.baseline_usd - metrics.spent_usd
-    return {
-        "hybrid": f"{counted(answers, 'answer')}: {routes}",
-        "cache hits": f"{cached / answers:.0%}",
-        "paid": f"${metrics.spent_usd:.6f}, the teacher alone ${metrics.baseline_usd:.6f}",
-        "saved": f"{'-' if saved < 0 else ''}${abs(saved):.6f}",
-    }
-
-
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>potstill</title><meta http-equiv="refresh" content="5">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
-body { max-width: 46rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.3rem; } dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.5rem; }
-dt { opacity: .7; } dd { margin: 0; overflow-wrap: anywhere; } div { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; margin-top: 1.5rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .35rem .4rem; border-bottom: 1px solid #8884; }
-td { white-space: nowrap; } th { vertical-align: bottom; } th:first-child, td:first-child { text-align: left; }
-td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 7rem; }
-</style></head><body><h1>potstill serve-local</h1><dl>{facts}</dl>
-<div><table><thead><tr><th>model</th><th>requests</th><th>prompt tokens</th><th>answer tokens</th><th>an hour</th></tr>
-</thead><tbody>{rows}</tbody></table></div></body></html>
-"""
