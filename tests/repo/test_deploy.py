@@ -23,6 +23,7 @@ def test_cloud_run_service_hangs_together() -> None:
     (container,) = spec["containers"]
     port = container["ports"][0]["containerPort"]
     assert {container[probe]["httpGet"]["port"] for probe in ("startupProbe", "livenessProbe")} == {port}
+    assert container["livenessProbe"]["httpGet"]["path"] == "/ready"  # which also tells of an engine that stays broken
     values = {one["name"]: one.get("value") for one in container["env"]}
     assert {name for name, value in values.items() if value is None} == ENVIRONMENT
     settings = {name: value for name, value in values.items() if value is not None}

@@ -19,9 +19,9 @@ ERRORS = {
     "413": "the body is too large",
     "415": "the body is not declared as JSON",
     "429": "too many requests, the budget or the teacher's quota is spent",
-    "500": "a bug",
+    "500": "a bug, or the engine failed",
     "502": "the teacher failed",
-    "503": "the queue is full",
+    "503": "the queue is full, or there is no engine",
     "504": "no answer in time",
 }
 _JSON = {"application/json": {"schema": {"type": "object"}}}
