@@ -154,10 +154,11 @@ class Worker:
             log.exception("the student failed")
             outage = Outage.of(error, tries=0)
         # Not above: the error's traceback holds the tensors of the step that failed.
-        for job in {id(job): job for job, _ in self._rows.values()}.values():
-            job.deliver(EngineFailedError())
+        jobs = {id(job): job for job, _ in self._rows.values()}
         self._release(len(self._rows))
         self._rows.clear()
+        for job in jobs.values():
+            job.deliver(EngineFailedError())
         self._try_fresh_engine(outage)
 
     def _try_fresh_engine(self, outage: Outage) -> None:
