@@ -1,11 +1,12 @@
-"""Tokens per CPU second of potstill's engine against the ways that transformers and PEFT offer, in one run, in turn.
+"""Tokens of potstill's engine, per CPU second and per second, against what transformers and PEFT offer, in turn.
 
     OMP_NUM_THREADS=1 python benchmarks/serve.py --rounds 3
+    python benchmarks/serve.py --rounds 3 --parts engines     # every core, as a server runs: look at the seconds
 
 A Llama shape of 8 layers and hidden size 512 with random weights. Requests of even length (64 tokens of prompt, 48 of
 answer) and ragged ones (16 to 112, 8 to 88), 1 to 64 at once; then 16 requests over four LoRA adapters; then four
 roles for one query; then memory. Nothing stops early. CPU seconds are the process's own, all threads; the ratio of each
-round is taken within the round, and the median over the rounds is printed.
+round is taken within the round, and the median over the rounds is printed. `--dtype bfloat16` is all contestants' type.
 """
 
 from __future__ import annotations
@@ -29,6 +30,13 @@ VOCABULARY = 4096
 RANK = 16
 
 
+class Rate(NamedTuple):
+    """Tokens of answer per CPU second, and per second."""
+
+    cpu: float
+    clock: float
+
+
 class Ask(NamedTuple):
     """One request: prompt ids, and how many tokens of answer."""
 
@@ -48,7 +56,7 @@ def asks(count: int, kind: str, seed: int, adapters: int = 0) -> list[Ask]:
     return made
 
 
-def shape(layers: int = 8, hidden: int = 512) -> Any:
+def shape(dtype: str = "float32", layers: int = 8, hidden: int = 512) -> Any:
     """The model: random weights, no end token."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -66,7 +74,7 @@ def shape(layers: int = 8, hidden: int = 512) -> Any:
         bos_token_id=None,
         pad_token_id=0,
     )
-    model = LlamaForCausalLM(config).eval()
+    model = LlamaForCausalLM(config).to(getattr(torch, dtype)).eval()
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
     return model
@@ -214,17 +222,17 @@ def peft_of(loaded: list[Any]) -> Any:
     return model.eval()
 
 
-def rate(run: Callable[[list[Ask]], int], work: list[Ask]) -> float:
-    """Tokens of answer per CPU second."""
-    began = time.process_time()
+def rate(run: Callable[[list[Ask]], int], work: list[Ask]) -> Rate:
+    """How fast one contestant answers."""
+    began, clock = time.process_time(), time.perf_counter()
     written = run(work)
-    return written / (time.process_time() - began)
+    return Rate(written / (time.process_time() - began), written / (time.perf_counter() - clock))
 
 
 def compare(title: str, contestants: dict[str, Callable[[list[Ask]], int]], make: Callable[[int], list[Ask]],
-            rounds: int) -> dict[str, list[float]]:  # fmt: skip
+            rounds: int) -> None:  # fmt: skip
     """Each contestant in turn, round after round; prints medians, and the median ratio of the first to each."""
-    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    rates: dict[str, list[Rate]] = {name: [] for name in contestants}
     for number in range(rounds):
         for name, run in contestants.items():
             try:
@@ -236,20 +244,26 @@ def compare(title: str, contestants: dict[str, Callable[[list[Ask]], int]], make
                 KeyError,
             ) as error:  # a yardstick that fails is said so, and does not end the benchmark
                 print(f"{title}: {name} failed: {type(error).__name__}: {str(error)[:200]}", flush=True)
-                rates[name].append(float("nan"))
-    first, *others = contestants
-    cells = [f"{name} {statistics.median(rates[name]):.0f}" for name in contestants]
+                rates[name].append(Rate(float("nan"), float("nan")))
+    print(f"{title}: per CPU second {_told(rates, 'cpu')}; per second {_told(rates, 'clock')}", flush=True)
+
+
+def _told(rates: dict[str, list[Rate]], figure: str) -> str:
+    """Medians of one figure, and the ratios of the first contestant to the others."""
+    first, *others = found = {
+        name: [getattr(each, figure) for each in each_round] for name, each_round in rates.items()
+    }
+    cells = ", ".join(f"{name} {statistics.median(values):.0f}" for name, values in found.items())
     ratios = [
-        f"{statistics.median(a / b for a, b in zip(rates[first], rates[name], strict=True)):.2f}x {name}"
+        f"{statistics.median(a / b for a, b in zip(found[first], found[name], strict=True)):.2f}x {name}"
         for name in others
     ]
-    print(f"{title}: {'; '.join(cells)}  ({first} is {', '.join(ratios)})", flush=True)
-    return rates
+    return f"{cells} ({first} is {', '.join(ratios)})"
 
 
-def engines(rounds: int) -> None:
+def engines(rounds: int, dtype: str) -> None:
     """Even and ragged lengths, 1 to 64 at once."""
-    model, plain = shape(), shape()
+    model, plain = shape(dtype), shape(dtype)
     contestants = {
         "slots": slots(model, []),
         "lock": locked(plain),
@@ -283,7 +297,7 @@ def adapters(rounds: int) -> None:
             compare(f"four adapters, {kind}, {count} at once", contestants, make, rounds)
     run = slots(model, [bank], numbers)
     for count in (1, 2, 4, 8, 16):
-        found = [rate(run, asks(16, "uniform", n, adapters=count)) for n in range(rounds)]
+        found = [rate(run, asks(16, "uniform", n, adapters=count)).cpu for n in range(rounds)]
         print(f"16 requests over {count} of 16 adapters: slots {statistics.median(found):.0f}", flush=True)
 
 
@@ -334,12 +348,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--parts", default="engines,adapters,roles,memory")
+    parser.add_argument("--dtype", default="float32", help="of the part `engines`")
     given = parser.parse_args()
     import torch
 
-    print(json.dumps({"threads": torch.get_num_threads(), "torch": torch.__version__}), flush=True)
+    print(
+        json.dumps({"threads": torch.get_num_threads(), "torch": torch.__version__, "dtype": given.dtype}), flush=True
+    )
+    parts = {
+        "engines": lambda: engines(given.rounds, given.dtype),
+        "adapters": lambda: adapters(given.rounds),
+        "roles": lambda: roles(given.rounds),
+        "memory": memory,
+    }
     for part in given.parts.split(","):
-        {"engines": engines, "adapters": adapters, "roles": roles}[part](given.rounds) if part != "memory" else memory()
+        parts[part]()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ class StudentConfig(Section):
     base: str = Field("meta-llama/Llama-3.2-1B-Instruct", description="Base model: hub name or local folder.")
     revision: str | None = Field(None, description="Hub revision of the base, a commit for reproducible runs.")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
-        "auto", description="Weights' type; auto: bfloat16 or float16 by what the card has, float32 on CPU."
+        "auto",
+        description="Weights' type; auto: bfloat16 or float16 by what the card has, float32 on CPU (docs/serve.md).",
     )
     quantization: Literal["none", "nf4"] = Field("none", description="nf4: QLoRA's 4-bit weights (CUDA only).")
     device: Literal["auto", "cuda", "cpu"] = Field("auto", description="auto: CUDA where there is a GPU, else CPU.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from potstill.distill.packing import Packed
@@ -32,10 +32,8 @@ class Head:
         import torch
 
         hidden = hidden.to(self.weight.dtype)
-        if self.packed is None:
-            scores = torch.nn.functional.linear(hidden, self.weight, self.bias).float()
-        else:
-            scores = self.packed(hidden)
+        linear = self.packed or partial(torch.nn.functional.linear, weight=self.weight, bias=self.bias)
+        scores = linear(hidden).float()
         return scores if self.softcap is None else self.softcap * torch.tanh(scores / self.softcap)
 
     def back(self, gradient: Any) -> Any:

@@ -1,7 +1,8 @@
 """Linear layers with weights laid out for oneDNN: on a CPU without Intel's own kernels less than half the time.
 
 torch's float32 linear on CPU calls MKL, which is slow on other makers' processors; oneDNN, which torch carries, takes
-weights that were reordered once. Measured in docs/serve.md and benchmarks/results/train.md.
+weights that were reordered once. In bfloat16 torch calls oneDNN by itself, but has the weights reordered at every call.
+Measured in benchmarks/results/serve.md and benchmarks/results/train.md.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ def _multiply(x: Any, weight: Any, bias: Any) -> Any:
 
 
 def pack(model: Any, *, backward: bool = False) -> bool:
-    """Pack the linear layers of a float32 model on the CPU; whether it was done. Weights that learn are left alone.
+    """Pack the linear layers of a model on the CPU; whether it was done. Weights that learn are left alone.
+
+    float32, and bfloat16 on processors that compute in it; torch knows no such weights in float16.
 
     `backward`: gradients are to flow through the layers, to adapters below; then the frozen weights are packed twice.
     """
@@ -83,8 +86,7 @@ def pack(model: Any, *, backward: bool = False) -> bool:
     size = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers) * (2 if backward else 1)
     weights = [layer.weight for layer in layers]
     plain = all(
-        type(each) is torch.nn.Parameter and each.device.type == "cpu" and each.dtype == torch.float32
-        for each in weights
+        type(each) is torch.nn.Parameter and each.device.type == "cpu" and _takes(each.dtype) for each in weights
     )  # a share of sharded weights is no such parameter
     if not plain or size > MOST_BYTES or not _has_packing():
         return False
@@ -118,6 +120,14 @@ def _function() -> Any:
             return ctx.layer.back(outer[0]), None
 
     return ThroughFrozen
+
+
+def _takes(dtype: Any) -> bool:
+    """Whether oneDNN computes with such weights on this processor."""
+    import torch
+
+    in_bf16: Any = torch.ops.mkldnn._is_mkldnn_bf16_supported  # noqa: SLF001
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(in_bf16()))
 
 
 def _has_packing() -> bool:
