@@ -116,7 +116,8 @@ def slots(model: Any, loaded: list[Any], numbers: list[int] | None = None) -> Ca
     from potstill.student.decoding import Row
     from potstill.student.lora import AdapterBank
     from potstill.student.onednn import pack
-    from potstill.student.slots import Prefixes, SlotEngine
+    from potstill.student.slot_memory import Prefixes
+    from potstill.student.slots import SlotEngine
 
     bank = AdapterBank(model) if numbers is None else loaded[0]
     pack(model)

@@ -57,7 +57,7 @@ def tiny_model(tokenizer: Any, family: str = "Llama", **changes: Any) -> Any:
         "pad_token_id": 4,
     }
     config = getattr(transformers, f"{family}Config")(**{**shape, **changes})
-    return getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
 
 
 def save_tiny(folder: Path) -> Any:

@@ -11,11 +11,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+)
 
 from potstill.config import DistillConfig
 from potstill.distill.engine import Engine, checkpoint_layers, cross_entropy, use_packing
-from potstill.distill.loss import Head, token_loss
+from potstill.distill.loss import Head, head_of, token_loss
 from potstill.distill.oom import TokenLimit
 from potstill.distill.packing import UNLEARNED, Document, groups, pack, split
 from potstill.distill.train import default_learning_rate, lora_model
@@ -122,6 +131,45 @@ def test_an_architecture_that_packing_does_not_reproduce_is_refused() -> None:
         use_packing(AutoModelForCausalLM.from_config(config))
 
 
+def test_a_cap_on_attention_scores_is_refused() -> None:
+    """Gemma 2, whose attention scores have a cap, is not trained by an attention that has none."""
+    with pytest.raises(InputError, match="caps its attention scores"):
+        use_packing(AutoModelForCausalLM.from_config(Gemma2Config(**SHAPE)))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GraniteConfig(**SHAPE, logits_scaling=3.0),
+        CohereConfig(**{key: value for key, value in SHAPE.items() if key != "head_dim"}, logit_scale=0.3),
+    ],
+    ids=["granite", "cohere"],
+)
+def test_an_output_layer_with_a_scale_is_learned_through_it(config: Any) -> None:
+    """Loss and gradient are those of the model's own logits, which Granite and Cohere scale."""
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    base.get_output_embeddings().weight.data.mul_(20)
+    ids = torch.arange(3, 30)
+    packed = pack([Document(tuple(ids.tolist()), tuple(ids.tolist()))], "cpu")
+    hidden = base.get_decoder()(input_ids=ids[None], use_cache=False).last_hidden_state[0]
+    found = token_loss(hidden.index_select(0, packed.rows), head_of(base), packed)
+    plain = torch.nn.functional.cross_entropy(base(input_ids=ids[None]).logits[0, :-1], ids[1:], reduction="sum")
+    assert found.item() == pytest.approx(plain.item(), rel=1e-6)
+    weight = base.get_decoder().layers[0].mlp.up_proj.weight
+    gradients = [torch.autograd.grad(loss, weight)[0] for loss in (found, plain)]
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
+    use_packing(base)
+
+
+@pytest.mark.parametrize("name", ["logits_scaling", "logit_scale"])
+def test_an_output_layer_that_is_not_reproduced_is_refused(name: str) -> None:
+    """A base whose logits are not those of its own head is not trained."""
+    base = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE, **{name: 7.0}))  # Llama's own forward ignores it
+    with pytest.raises(InputError, match="output layer"):
+        use_packing(base)
+
+
 def test_one_pass_loss_and_gradient_are_those_of_the_plain_loss() -> None:
     """Loss and gradient of the frozen head equal autograd's through all logits, weights and soft cap included."""
     torch.manual_seed(0)
@@ -131,6 +179,7 @@ def test_one_pass_loss_and_gradient_are_those_of_the_plain_loss() -> None:
         Head(torch.randn(64, 16)),
         Head(torch.randn(64, 16), torch.randn(64)),
         Head(torch.randn(64, 16), None, 5.0),
+        Head(torch.randn(64, 16), None, 5.0, 0.5),
     ):
         found = token_loss(hidden, head, packed)
         (gradient,) = torch.autograd.grad(found, hidden)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import PeftModel
 from tests.unit.test_soft_targets import TRAINING, VOCABULARY, ignore, sampled, save_model
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaForCausalLM
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, HeliumConfig, HeliumForCausalLM, LlamaForCausalLM
 
 from potstill.config import DistillConfig, SoftTargets, StudentConfig
 from potstill.distill.engine import use_packing
@@ -47,36 +47,34 @@ def on_policy(folder: Path, student: StudentConfig, teacher: Path, share: float,
     return Job(distill, *rows, folder / "checkpoints", folder / "adapter", "plan", objective, refresh=refresh)
 
 
-def gemma() -> Gemma3ForCausalLM:
-    """A Gemma 3 with random weights whose layers look back three tokens and at everything, in turn."""
+def other_base(family: str) -> Any:
+    """Random weights: Gemma 3, whose layers look back three tokens and at everything in turn, or Helium, not for slots."""
     torch.manual_seed(0)
     shape = {
+        "vocab_size": VOCABULARY,
         "hidden_size": 32,
         "intermediate_size": 48,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
+        "num_key_value_heads": 2,
         "head_dim": 8,
+        "initializer_range": 0.5,
     }
+    if family == "helium":
+        return HeliumForCausalLM(HeliumConfig(**shape))
     kinds = ["sliding_attention", "full_attention"]
-    config = Gemma3TextConfig(
-        vocab_size=VOCABULARY,
-        sliding_window=4,
-        layer_types=kinds,
-        num_key_value_heads=2,
-        initializer_range=0.5,
-        **shape,
-    )
-    return Gemma3ForCausalLM(config)
+    return Gemma3ForCausalLM(Gemma3TextConfig(**shape, sliding_window=4, layer_types=kinds))
 
 
-@pytest.mark.parametrize("slots", [True, False])
-def test_the_student_writes_only_answers(student: StudentConfig, slots: bool) -> None:
+@pytest.mark.parametrize("family", ["llama", "gemma", "helium"])
+def test_the_student_writes_only_answers(student: StudentConfig, family: str) -> None:
     """A document keeps prompt and weight; its answer ends at a stop or the limit, and the same numbers give the same.
 
-    So it is where the base does not fit slots and is decoded in static batches.
+    So it is where layers have windows, and where the base does not fit slots and is decoded in static batches.
     """
-    base = LlamaForCausalLM.from_pretrained(student.base, attn_implementation="sdpa") if slots else gemma()
-    assert fits_slots(base) is slots
+    llama = family == "llama"
+    base = LlamaForCausalLM.from_pretrained(student.base, attn_implementation="sdpa") if llama else other_base(family)
+    assert fits_slots(base) is (family != "helium")
     use_packing(base)
     model = lora_model(base, DistillConfig())
     soft = {"teacher": student.base, "on_policy": 1.0, "max_new_tokens": 30}

@@ -13,6 +13,7 @@ import pytest
 import torch
 from tests.tiny import chat, tiny_model, tiny_tokenizer
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoModelForCausalLM, Gemma3Config
 
 from potstill.errors import InputError
 from potstill.records import Message
@@ -268,17 +269,21 @@ def test_roles_come_and_go_while_queries_run(tokenizer: Any) -> None:
     assert student.answer([query("why?")])[0].text != old
 
 
-FAMILIES = {
-    "qwen2": "Qwen2", "qwen3": "Qwen3", "mistral": "Mistral", "granite": "Granite", "olmo2": "Olmo2", "gemma": "Gemma",
-}  # fmt: skip
+WINDOW = {"sliding_window": 8}
+SOME_WINDOWS = {**WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
+FAMILIES: list[tuple[str, dict[str, Any]]] = [
+    ("Arcee", {}), ("Cohere", {}), ("Cohere2", SOME_WINDOWS), ("Ernie4_5", {}), ("Exaone4", SOME_WINDOWS), ("Gemma", {}),
+    ("Gemma2", SOME_WINDOWS), ("Gemma3Text", SOME_WINDOWS), ("Glm4", {}), ("Granite", {}), ("HunYuanDenseV1", {}),
+    ("Ministral", SOME_WINDOWS),
+    ("Mistral", {"sliding_window": None}), ("Mistral", WINDOW), ("Mixtral", {}), ("Olmo2", {}), ("Olmo3", SOME_WINDOWS),
+    ("Olmoe", {}), ("Phi3", {"sliding_window": None}), ("Phi3", WINDOW), ("Qwen2", {}),
+    ("Qwen2", {**WINDOW, "use_sliding_window": True, "max_window_layers": 1}), ("Qwen2Moe", {}), ("Qwen3", {}),
+    ("Qwen3Moe", {}), ("SeedOss", {}), ("SmolLM3", {}), ("StableLm", {}), ("Starcoder2", {}),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_families_in_slots(tokenizer: Any, family: str) -> None:
-    """Each family that runs in slots says there what its own generate says."""
-    model = tiny_model(
-        tokenizer, FAMILIES[family], num_key_value_heads=2, **({"sliding_window": None} if family == "mistral" else {})
-    )
+def says_in_slots_what_it_says_alone(model: Any, tokenizer: Any) -> None:
+    """Compare the answers of a batch in slots with those of the model's own `generate`."""
     assert fits_slots(model)
     student = LocalStudent(Persona("t", (StudentRole(name="one", system="Be kind."),)), model, tokenizer, "b")
     queries = [query(text) for text in QUESTIONS]
@@ -286,9 +291,25 @@ def test_families_in_slots(tokenizer: Any, family: str) -> None:
     assert texts == [whole(reference(student, one)) for one in queries]
 
 
+@pytest.mark.parametrize(("family", "more"), FAMILIES)
+def test_families_in_slots(tokenizer: Any, family: str, more: dict[str, Any]) -> None:
+    """Each family that runs in slots says there what its own generate says, with windows and without."""
+    says_in_slots_what_it_says_alone(tiny_model(tokenizer, family, num_key_value_heads=2, **more), tokenizer)
+
+
+def test_a_base_with_a_vision_tower_in_slots(tokenizer: Any) -> None:
+    """Gemma 3's larger sizes, which carry a vision tower, say in slots what their own generate says."""
+    text = tiny_model(tokenizer, "Gemma3Text", num_key_value_heads=2, **SOME_WINDOWS).config
+    eye = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {**eye, "image_size": 28, "patch_size": 14}
+    ends = {name: getattr(text, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4, initializer_range=0.3, **ends)
+    says_in_slots_what_it_says_alone(AutoModelForCausalLM.from_config(config).eval(), tokenizer)
+
+
 def test_other_bases_run_in_static_batches(tokenizer: Any) -> None:
-    """A base with sliding windows does not fit slots; it is served all the same, with adapters, batch by batch."""
-    model = tiny_model(tokenizer, "Mistral", sliding_window=8, num_key_value_heads=2)
+    """A base that nobody compared does not run in slots; it is served all the same, with adapters, batch by batch."""
+    model = tiny_model(tokenizer, "Helium", num_key_value_heads=2)
     assert not fits_slots(model)
     student = LocalStudent(Persona("t", ()), model, tokenizer, "b")
     student.take(loaded(model, ["one", "two"]))

@@ -21,6 +21,7 @@ Objective = Callable[[Any, Packed], Any]
 """(hidden of the learned rows, micro-batch) -> weighted sum of the tokens' losses."""
 
 PROBE_LENGTHS = (7, 5)
+COMMON = "choose a student.base of a common family: Llama, Qwen, Gemma 3, Mistral"
 PROBE_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}
 
 
@@ -231,23 +232,33 @@ def checkpoint_layers(model: Any) -> None:
 def use_packing(model: Any) -> None:
     """Switch a base to packed attention and make sure, on two short documents, that they stay apart.
 
-    Raises InputError for an architecture whose attention this does not reproduce.
+    Raises InputError for an architecture whose attention or output layer this does not reproduce.
     """
     import torch
 
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+        message = f"{model.config.model_type} caps its attention scores, which packed attention does not"
+        raise InputError(message, hint=COMMON)
     decoder = model.get_decoder()
     vocabulary = model.get_input_embeddings().weight.shape[0]
     chats = [tuple((3 + 7 * place * size) % vocabulary for place in range(size)) for size in PROBE_LENGTHS]
     packed = pack([Document(ids, ids) for ids in chats], model.device)
     with torch.no_grad():
-        apart = [decoder(input_ids=torch.tensor([ids], device=model.device), use_cache=False) for ids in chats]
+        alone = [torch.tensor([ids], device=model.device) for ids in chats]
+        apart = torch.cat([decoder(input_ids=ids, use_cache=False).last_hidden_state[0] for ids in alone])
+        logits = torch.cat([model(input_ids=ids, use_cache=False).logits[0] for ids in alone])
         use_packed_attention(model)
         together = decoder(
             input_ids=packed.input_ids, position_ids=packed.position_ids, use_cache=False, layout=packed.layout
         ).last_hidden_state[0]
-    expected = torch.cat([each.last_hidden_state[0] for each in apart])
+        _compare(model, "packed attention", together, apart)
+        _compare(model, "the output layer", head_of(model).logits(apart), logits)
+
+
+def _compare(model: Any, part: str, found: Any, expected: Any) -> None:
+    """Raise InputError where our way comes to something else than the architecture's own."""
     tolerance = PROBE_TOLERANCE[str(expected.dtype).removeprefix("torch.")]
-    difference = float((together - expected).abs().max() / expected.abs().max())
+    difference = float((found - expected).abs().max() / expected.abs().max())
     if not difference <= tolerance:
-        message = f"{model.config.model_type}: packed attention differs from its own by {difference:.2g}"
-        raise InputError(message, hint="choose a student.base of a common family: Llama, Qwen, Gemma, Mistral")
+        message = f"{model.config.model_type}: {part} differs from its own by {difference:.2g}"
+        raise InputError(message, hint=COMMON)

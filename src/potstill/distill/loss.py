@@ -19,12 +19,14 @@ MIN_CHUNK_ROWS = 64
 class Head:
     """A frozen output layer: `weight` (vocabulary, hidden), maybe `bias`, maybe Gemma 2's soft cap on the logits.
 
+    `scale` is what Cohere and Granite multiply the logits by.
     `packed` is the same layer with its weights laid out anew, where that was done.
     """
 
     weight: Any
     bias: Any = None
     softcap: float | None = None
+    scale: float = 1.0
     packed: PackedLinear | None = None
 
     def logits(self, hidden: Any) -> Any:
@@ -34,11 +36,13 @@ class Head:
         hidden = hidden.to(self.weight.dtype)
         linear = self.packed or partial(torch.nn.functional.linear, weight=self.weight, bias=self.bias)
         scores = linear(hidden).float()
+        if self.scale != 1:
+            scores = scores * self.scale
         return scores if self.softcap is None else self.softcap * torch.tanh(scores / self.softcap)
 
     def back(self, gradient: Any) -> Any:
         """The gradient of `hidden`, from that of the logits before their cap."""
-        gradient = gradient.to(self.weight.dtype)
+        gradient = (gradient if self.scale == 1 else gradient * self.scale).to(self.weight.dtype)
         return gradient @ self.weight if self.packed is None else self.packed.back(gradient)
 
     @property
@@ -51,9 +55,11 @@ class Head:
 def head_of(model: Any) -> Head:
     """The output layer of a causal language model of transformers."""
     layer = model.get_output_embeddings()
-    softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    config = model.config.get_text_config()
+    softcap = getattr(config, "final_logit_softcapping", None)
+    scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
     packed = layer.forward if isinstance(layer.forward, PackedLinear) else None
-    return Head(layer.weight, getattr(layer, "bias", None), softcap, packed)
+    return Head(layer.weight, getattr(layer, "bias", None), softcap, scale, packed)
 
 
 def token_loss(hidden: Any, head: Head, packed: Packed) -> Any:

@@ -17,7 +17,7 @@ from potstill.student.base import load_tokenizer
 from potstill.student.decoding import Row, Voice
 from potstill.student.local import open_engine
 from potstill.student.lora import AdapterBank
-from potstill.student.slots import Prefixes
+from potstill.student.slot_memory import Prefixes
 from potstill.student.template import stop_ids
 
 Refresh = Callable[[Sequence[Document]], Sequence[Document]]

@@ -59,7 +59,7 @@ def load_base(config: StudentConfig) -> Any:
 
     device = pick_device(config)
     dtype = pick_dtype(config, device)
-    more: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "use_safetensors": True}
+    more: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
     if config.quantization == "nf4":
         from transformers import BitsAndBytesConfig
 

@@ -24,7 +24,8 @@ from potstill.student.manifest import (
 )
 from potstill.student.onednn import pack
 from potstill.student.schema import SchemaCompiler
-from potstill.student.slots import Prefixes, SlotEngine, fits_slots
+from potstill.student.slot_memory import Prefixes
+from potstill.student.slots import SlotEngine, fits_slots
 from potstill.student.static import StaticEngine
 from potstill.student.template import encode_prompt, encode_sample, neutralised, stop_ids
 from potstill.workspace import StudentFiles
