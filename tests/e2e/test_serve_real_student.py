@@ -20,7 +20,7 @@ import openai
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tests.conftest import COMMAND
+from tests.conftest import COMMAND, Run
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -155,6 +155,16 @@ def test_fingerprint_on_disk_is_that_of_the_loaded_student(tmp_path: Path) -> No
     (files.adapter / "adapter_model.safetensors").unlink()
     with pytest.raises(InputError, match="no adapter"):
         fingerprint_on_disk(files)
+
+
+def test_a_workspace_that_cannot_be_written_is_told_before_hybrid_listens(potstill: Run, tmp_path: Path) -> None:
+    """Its ledger could not be kept: code 7 with the folder's name, in place of a server whose `hybrid` fails every question."""
+    make_student(tmp_path, make_base(tmp_path), "student", "hardware-expert", "cost-analyst")
+    (tmp_path / "workspace" / "serve.jsonl").mkdir()
+    done = potstill("serve-local", "--port", "0", "--set", "student.device=cpu", timeout_s=60)
+    assert done.returncode == 7
+    assert "workspace cannot be written" in done.stderr
+    assert "--no-hybrid" in done.stderr
 
 
 def test_students_change_under_load(served: dict[str, Any]) -> None:

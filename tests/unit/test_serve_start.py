@@ -17,6 +17,7 @@ from potstill.cli.serve_local import _encoder_of
 from potstill.cli.session import Session
 from potstill.config import ServeConfig, resolve
 from potstill.errors import MachineError
+from potstill.serve.errors import translated
 from potstill.serve.server import listen, run, url_of
 
 
@@ -67,6 +68,13 @@ async def test_a_second_signal_ends_the_drain(capfd: pytest.CaptureFixture[str])
     asking.cancel()
     assert not interrupted
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_what_a_machine_lacks_is_told_without_its_paths() -> None:
+    """A client learns that the machine failed, not where its files lie."""
+    told = translated(MachineError("cannot write /home/someone/cache: disk full"))
+    assert (told.status, told.code) == (503, "machine_error")
+    assert "/home" not in told.message
 
 
 def test_two_first_requests_open_one_encoder(tmp_path: Path) -> None:

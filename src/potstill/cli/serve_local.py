@@ -15,6 +15,7 @@ import typer
 
 from potstill.cli.session import Session, quiet_libraries, with_session
 from potstill.errors import InputError, MachineError, UsageError
+from potstill.workspace import Workspace
 
 
 @with_session(host="serve.host", port="serve.port", name="distill.name", engine="serve.engine")
@@ -108,6 +109,7 @@ async def _serve(session: Session, listener: socket.socket, *, hybrid: bool) -> 
     config, secrets, workspace = session.config, session.secrets, session.workspace
     student = load_student(workspace.student(config.distill.name), config.student, session.say)
     if hybrid:
+        _check_writable(workspace)
         _check_router(session, student)
     keys = Keys(
         tuple(key.get_secret_value() for key in secrets.serve_keys),
@@ -120,6 +122,16 @@ async def _serve(session: Session, listener: socket.socket, *, hybrid: bool) -> 
     document = {"url": url, "base_url": f"{url}/v1", "models": models}
     text = f"serving at {url}\nmodels: {', '.join(models)}"
     return await run(app, config.serve, listener, lambda: session.show(document, text))
+
+
+def _check_writable(workspace: Workspace) -> None:
+    """A router that cannot keep its ledger fails every question; raises MachineError before any is taken."""
+    try:
+        workspace.request_log.open("ab").close()
+    except OSError as error:
+        message = f"the workspace {workspace.root} cannot be written: {error.strerror}"
+        hint = "hybrid keeps its ledger and cache there; --no-hybrid serves the roles alone"
+        raise MachineError(message, hint=hint) from error
 
 
 def _check_router(session: Session, student: Any) -> None:

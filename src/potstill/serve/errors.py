@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from starlette.responses import JSONResponse
 
-from potstill.errors import BudgetError, KeyRefusedError, PotstillError, QuotaError, UsageError
+from potstill.errors import BudgetError, KeyRefusedError, MachineError, PotstillError, QuotaError, UsageError
 
+log = logging.getLogger(__name__)
 SERVER_ERROR = 500
 KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -72,4 +74,7 @@ def translated(error: PotstillError) -> ApiError:
         return ApiError(502, "the teacher refused this server's key", code="teacher_key")
     if isinstance(error, UsageError):
         return ApiError(400, error.message, code="invalid_value")
+    if isinstance(error, MachineError):
+        log.warning("%s", error)
+        return ApiError(503, "the machine behind this server cannot do it; its log says why", code="machine_error")
     return ApiError(502, error.message, code="teacher_error")
