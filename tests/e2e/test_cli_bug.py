@@ -73,6 +73,15 @@ def test_weights_without_room_end_in_7(tmp_path: Path, call: str) -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_a_file_in_a_folders_place_ends_in_7(tmp_path: Path) -> None:
+    """A workspace in which a file stands where a folder belongs is no bug."""
+    (tmp_path / "students").touch()
+    code = BUG.replace('raise RuntimeError("boom with the key sk-very-secret")', 'open("students/student/x")')
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 7, result.stderr
+    assert result.stderr.startswith("potstill: students/student/x: Not a directory")
+
+
 def test_a_misused_command_line_is_a_document_too(potstill: Run) -> None:
     """With --json a wrong option is told as JSON on standard output as well; one before the command gets advice."""
     result = potstill("generate", "--plann", "--json")

@@ -17,6 +17,7 @@ from tests.samples import line_of
 from potstill.generate.failures import read_failures
 from potstill.records import Sample
 from potstill.student.familiar import read_known
+from potstill.student.manifest import ADAPTER_FILES
 from potstill.workspace import Workspace
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "build_tiny_base.py"
@@ -82,11 +83,9 @@ def test_killed_run_resumes_to_the_same_student(tmp_path: Path, base: Path, pots
         done = potstill(*arguments(base, name))
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["trained"] is True
-    weights = [
-        (Workspace(tmp_path / name).student("student").adapter / "adapter_model.safetensors").read_bytes()
-        for name in ("killed", "whole")
-    ]
-    assert weights[0] == weights[1]
+    adapters = [Workspace(tmp_path / name).student("student").adapter for name in ("killed", "whole")]
+    for part in ADAPTER_FILES:
+        assert (adapters[0] / part).read_bytes() == (adapters[1] / part).read_bytes()
     rule = json.loads(files.verdict.read_text("utf-8"))["router"]
     known = read_known(files.questions)
     assert known is not None

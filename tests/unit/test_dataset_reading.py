@@ -41,6 +41,16 @@ def test_unicode_line_separators_are_text(tmp_path: Path, separator: str) -> Non
     assert [row.messages[-1].content for row in read_samples(path)] == [f"one{separator}two"]
 
 
+def test_what_an_editor_leaves_is_read(tmp_path: Path) -> None:
+    """A byte order mark, line ends of Windows and empty lines are no samples and no errors; line numbers count them."""
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(("\ufeff" + line("one") + "\n" + line("two") + "\n").replace("\n", "\r\n").encode())
+    assert [row.messages[-1].content for row in read_samples(path)] == ["one", "two"]
+    path.write_text(line() + "\n" + "{}\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"train\.jsonl:3: "):
+        read_samples(path)
+
+
 def test_missing_dataset_says_how_to_make_one(tmp_path: Path) -> None:
     """Without a dataset the error's hint names `potstill generate`."""
     with pytest.raises(InputError) as caught:

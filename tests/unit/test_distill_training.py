@@ -126,6 +126,17 @@ def test_early_stopping_keeps_the_best(tmp_path: Path, base: Path) -> None:
     assert all(torch.equal(best[name], saved[name]) for name in best)
 
 
+@pytest.mark.parametrize("checkpoint_steps", [1, 5])
+def test_a_run_that_stopped_early_is_not_gone_on_with(tmp_path: Path, base: Path, checkpoint_steps: int) -> None:
+    """Cut off after that, in another role's training or before the manifest, the same command trains no step more."""
+    reverse = Rows([{"input_ids": [3, *range(60, 4, -3)], "labels": [-100, *range(60, 4, -3)]}], 0, 0, 0, 0)
+    settings = {"early_stopping": 2, "eval_steps": 1, "epochs": 30, "checkpoint_steps": checkpoint_steps}
+    config = StudentConfig(base=str(base), device="cpu")
+    logs = [train(config, job(tmp_path, reverse, **settings), ignore) for _ in range(2)]
+    losses, again = ([entry["eval_loss"] for entry in log if "eval_loss" in entry] for log in logs)
+    assert again == losses
+
+
 @pytest.mark.parametrize(
     ("wish", "settings", "said"),
     [

@@ -29,8 +29,8 @@ Form = Literal["text", "json", "events"]
 """How an error is told on standard output: not at all, as one document, as one line."""
 INTERRUPTED = 130
 STOPPED = "interrupted; what was finished is saved, the same command goes on from here"
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG}
-"""What a disk says that is full, or closed to us: wherever it comes up, no bug of ours."""
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR}
+"""What a disk says that is full, or closed to us, or has a file where a folder belongs: wherever it comes up, no bug of ours."""
 WRITERS = (*(f"(os error {code})" for code in DISK), "inline_container", "PytorchStreamWriter")
 """The same from safetensors and torch, whose writers raise errors of their own."""
 
@@ -112,7 +112,7 @@ def _disk(error: Exception) -> MachineError | None:
         message = f"weights could not be written: {str(error).splitlines()[0]}"
     else:
         return None
-    return MachineError(message, hint="is the disk full, or the folder read-only?")
+    return MachineError(message, hint="is the disk full, the folder read-only, or a file in a folder's place?")
 
 
 def _missing_package(error: Exception) -> MachineError | None:

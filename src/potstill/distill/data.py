@@ -87,12 +87,14 @@ def read_data(workspace: Workspace, near_duplicate: float) -> Data:
 
 
 def read_samples(path: Path) -> list[Sample]:
-    """The samples of one file; a missing file raises InputError, as does a bad line."""
+    """The samples of one file, empty lines aside; a missing file raises InputError, as does a bad line."""
     if not path.is_file():
         message = f"no dataset: {path} is missing"
         raise InputError(message, hint="make one with `potstill generate`")
     samples = []
     for number, line in enumerate(_lines(read_text(path, "dataset")), start=1):
+        if not line.strip():
+            continue
         sample = from_json(Sample, line, f"{path}:{number}")
         if (problem := _problem(sample)) is not None:
             message = f"{path}:{number}: messages: {problem}"
@@ -156,6 +158,13 @@ def encode(
     truncated = sum(length > max_length for length in lengths)
     learned = sum(map(supervised, (*rows, *seconds.values())))
     return Rows(rows, truncated, len(samples) - len(rows), tokens, learned, seconds)
+
+
+def check_some(rows: Rows, whose: str, max_length: int) -> None:
+    """Raise InputError where all of `whose` samples were dropped."""
+    if not rows.rows:
+        message = f"{whose} is dropped: its prompt alone fills distill.max_length ({max_length} tokens)"
+        raise InputError(message, hint="raise distill.max_length")
 
 
 def supervised(row: Row) -> int:

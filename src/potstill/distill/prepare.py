@@ -9,14 +9,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from potstill.config import Config, DistillConfig, StudentConfig
-from potstill.distill.data import Data, Rows, encode, read_data
+from potstill.distill.data import Data, Rows, check_some, encode, read_data
 from potstill.distill.rationales import check_rationales, training_rows
 from potstill.distill.soft_targets import check_teacher
+from potstill.errors import InputError
 from potstill.records import content_id, text_sha
-from potstill.student.base import base_sha, load_base, load_tokenizer
+from potstill.student.base import base_sha, load_base, load_tokenizer, read_limits
 from potstill.student.hub import Say, silent, tell
 from potstill.student.manifest import StudentManifest
-from potstill.workspace import Workspace
+from potstill.student.template import control_tokens
+from potstill.workspace import Workspace, checked_name
 
 JUDGED_BY = ("margin", "near_duplicate", "max_new_tokens", "requests_a_day")
 """Settings of the verdict: changing one judges anew, and trains nothing."""
@@ -64,8 +66,39 @@ def prepare(config: Config, workspace: Workspace, say: Say = silent) -> Prepared
     plan = plan_id((sha, text_sha(tokenizer.chat_template)), data.sha, config.distill, config.student)
     train_rows = training_rows(tokenizer, data.train, config)
     check_rationales(train_rows, config)
+    _check_roles(data, config.distill)
+    check_some(train_rows, "every training sample", config.distill.max_length)
+    _check_base(config, tokenizer, train_rows)
     validation_rows = encode(tokenizer, data.validation, config.distill.max_length)
     return Prepared(data, tokenizer, train_rows, validation_rows, sha, plan)
+
+
+def _check_roles(data: Data, distill: DistillConfig) -> None:
+    """Where each role gets an adapter of its own: raise UsageError for a name that is no folder's, InputError for nothing to learn."""
+    if distill.adapters == "shared":
+        return
+    taught = {sample.role for sample in data.train}
+    for role in data.roles:
+        checked_name(role.name, "role")
+        if role.name not in taught:
+            message = f"role {role.name!r} has held-out samples, but none to train an adapter of its own on"
+            raise InputError(message, hint="let it share one by --adapters shared, or generate more for it")
+
+
+def _check_base(config: Config, tokenizer: Any, rows: Rows) -> None:
+    """Raise InputError where the base has no row for a token that can come up, or does not look at as many."""
+    vocabulary, context = read_limits(config.student)
+    rowless = {token for token, number in tokenizer.get_vocab().items() if number >= vocabulary}
+    written = {*tokenizer.convert_ids_to_tokens(sorted({*rows.rows[0]["input_ids"]}))}
+    if found := sorted(rowless - (control_tokens(tokenizer) - written)):
+        message = (
+            f"{config.student.base!r} has no embedding for {found[0]!r}, a token of its tokenizer: {vocabulary} rows"
+        )
+        raise InputError(message, hint="take the tokenizer that belongs to these weights, or resize the embedding")
+    longest = max(len(row["input_ids"]) for row in (*rows.rows, *rows.rationales.values()))
+    if context is not None and longest > context:
+        message = f"the longest sample has {longest} tokens, and {config.student.base!r} looks at {context}"
+        raise InputError(message, hint=f"cut them by --set distill.max_length={context}, or choose another base")
 
 
 def plan_id(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,19 @@ def last_checkpoint(folder: Path) -> str | None:
     return str(found[-1]) if found else None
 
 
+def stopped_early(checkpoint: str, patience: int | None) -> bool:
+    """Whether validation had ended the run of this checkpoint: going on from it would train further than an undisturbed run."""
+    if patience is None:
+        return False
+    state = json.loads((Path(checkpoint) / STATE).read_text("utf-8"))
+    return stop_early(validation_losses(state["log_history"]), patience)
+
+
+def validation_losses(log: Sequence[Mapping[str, float]]) -> list[float]:
+    """The validation losses of a trainer's log, in their order. Pure."""
+    return [entry["eval_loss"] for entry in log if "eval_loss" in entry]
+
+
 def stop_early(losses: Sequence[float], patience: int) -> bool:
     """Whether the last `patience` validation losses all failed to improve on the best before them. Pure."""
     return len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience])
@@ -42,11 +55,19 @@ def save_best(folder: Path, model: Any) -> None:
     new, best, old = folder / "best.new", folder / "best", folder / "best.old"
     for left in (new, old):
         shutil.rmtree(left, ignore_errors=True)
-    model.save_pretrained(str(new), safe_serialization=True)
+    save_adapter(new, model)
     if best.is_dir():
         os.rename(best, old)  # noqa: PTH104  (a folder cannot be replaced in one call)
     os.rename(new, best)  # noqa: PTH104
     shutil.rmtree(old, ignore_errors=True)
+
+
+def save_adapter(folder: Path, model: Any) -> None:
+    """Save the adapter in PEFT format; equal adapters make equal files, which PEFT's sets of names would not."""
+    for settings in model.peft_config.values():
+        if not isinstance(settings.target_modules, str):
+            settings.target_modules = sorted(settings.target_modules)
+    model.save_pretrained(str(folder), safe_serialization=True)
 
 
 def load_best(folder: Path, model: Any) -> None:

@@ -11,7 +11,7 @@ from decimal import Decimal
 from potstill.config import Config, Secrets
 from potstill.distill.asking import Judged
 from potstill.distill.card import card, lineage
-from potstill.distill.data import Data, Rows, encode
+from potstill.distill.data import Data, Rows, check_some, encode
 from potstill.distill.effort import Effort, board_power, machine_counters
 from potstill.distill.engine import cross_entropy
 from potstill.distill.judge import Case, Evidence, verdict
@@ -202,7 +202,9 @@ def _rows_of(role: str, config: Config, prepared: Prepared) -> tuple[Rows, Rows]
     """Training and validation rows of one role."""
     data, length = prepared.data, config.distill.max_length
     own, held_out = ([each for each in split if each.role == role] for split in (data.train, data.validation))
-    return training_rows(prepared.tokenizer, own, config), encode(prepared.tokenizer, held_out, length)
+    rows = training_rows(prepared.tokenizer, own, config)
+    check_some(rows, f"every training sample of role {role!r}", length)
+    return rows, encode(prepared.tokenizer, held_out, length)
 
 
 def _manifest(config: Config, prepared: Prepared, seconds: float, energy: Energy | None) -> StudentManifest:

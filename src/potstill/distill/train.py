@@ -18,9 +18,10 @@ from potstill.distill.on_policy import Refresh
 from potstill.distill.oom import Admit, TokenLimit, admit_all, machine_name
 from potstill.distill.packing import Document
 from potstill.distill.progress import Follow
-from potstill.distill.resume import last_checkpoint, load_best, own_checkpoints
+from potstill.distill.resume import STATE, last_checkpoint, load_best, own_checkpoints, save_adapter, stopped_early
 from potstill.distill.sharding import is_sharded
 from potstill.distill.trainer import Splits, lora_trainer
+from potstill.errors import ConfigError
 from potstill.student.base import load_base, pick_device, pick_dtype
 from potstill.student.onednn import pack as pack_weights
 
@@ -56,7 +57,7 @@ def train(config: StudentConfig, job: Job, follow: Follow) -> list[dict[str, flo
     another plan's checkpoints are removed first. Started by `accelerate launch` or `torchrun`, the processes share
     each step's samples, and the first one writes.
     """
-    from transformers import set_seed
+    from transformers import TrainerState, set_seed
 
     arguments = trainer_arguments(config, job)
     with arguments.main_process_first():
@@ -70,10 +71,14 @@ def train(config: StudentConfig, job: Job, follow: Follow) -> list[dict[str, flo
     engine = _engine(base, job)
     splits = Splits(_questions(job.train), [Document.of(row) for row in job.validation.rows])
     trainer = lora_trainer(engine, job.distill, arguments, splits, follow)
-    trainer.train(resume_from_checkpoint=last_checkpoint(job.checkpoints))
+    checkpoint = last_checkpoint(job.checkpoints)
+    if checkpoint is not None and stopped_early(checkpoint, job.distill.early_stopping):
+        trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / STATE))
+    else:
+        trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.is_world_process_zero():
         load_best(job.checkpoints, engine.model)
-        engine.model.save_pretrained(str(job.adapter), safe_serialization=True)
+        save_adapter(job.adapter, engine.model)
     trainer.accelerator.wait_for_everyone()
     return [dict(entry) for entry in trainer.state.log_history]
 
@@ -113,10 +118,14 @@ def trainer_arguments(config: StudentConfig, job: Job) -> Any:
 
 
 def lora_model(base: Any, distill: DistillConfig) -> Any:
-    """The base with new adapters; on a 16-bit base they are float32, and autocast takes care of the difference."""
+    """The base with new adapters; on a 16-bit base they are float32, and autocast takes care of the difference.
+
+    Raises ConfigError for target modules that the base has none of.
+    """
     import warnings
 
     from peft import LoraConfig, get_peft_model
+    from peft.utils.error import NoMatchingPeftModuleError
 
     lora = distill.lora
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
@@ -131,7 +140,19 @@ def lora_model(base: Any, distill: DistillConfig) -> Any:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for a property by its former name
-        return get_peft_model(base, settings)
+        try:
+            return get_peft_model(base, settings)
+        except NoMatchingPeftModuleError as error:
+            message = f"distill.lora.target_modules: this base has no {' or '.join(targets)}"
+            raise ConfigError(message, hint=f"it has {', '.join(_linear_names(base))}; or all-linear") from error
+
+
+def _linear_names(base: Any) -> list[str]:
+    """What the linear layers of the decoder are called."""
+    import torch
+
+    modules = base.get_decoder().named_modules()
+    return sorted({name.rpartition(".")[2] for name, module in modules if isinstance(module, torch.nn.Linear)})
 
 
 def _outside_decoder(base: Any) -> str | None:

@@ -13,7 +13,7 @@ from potstill.config import DistillConfig
 from potstill.distill.engine import Engine
 from potstill.distill.packing import Document
 from potstill.distill.progress import Follow, Meter, Progress, peak_flops
-from potstill.distill.resume import save_best, stop_early
+from potstill.distill.resume import save_best, stop_early, validation_losses
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _callbacks(engine: Engine, distill: DistillConfig, splits: Splits, follow: F
         """Keeps the adapter with the lowest validation loss, and stops when none comes any more."""
 
         def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
+            losses = validation_losses(state.log_history)
             if state.is_world_process_zero and losses[-1] == min(losses):
                 save_best(Path(args.output_dir), engine.model)
             control.should_training_stop |= stop_early(losses, distill.early_stopping or len(losses))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,11 @@ from potstill.student.template import stop_ids
 
 PAD_NAMES = ("<|finetune_right_pad_id|>", "<|endoftext|>", "<pad>", "<|pad|>", "[PAD]")
 """What Llama 3, Qwen and others keep for padding. Padding with a stop token is what makes students endless."""
+
+FOLDER_HINT = (
+    "a base is config.json, a tokenizer and *.safetensors, of a kind that transformers knows without code of the base's own;"
+    " pickled weights (*.bin) are not read, because they can run code"
+)
 
 
 def pick_device(config: StudentConfig) -> str:
@@ -29,10 +35,15 @@ def pick_device(config: StudentConfig) -> str:
 
 
 def load_tokenizer(config: StudentConfig) -> Any:
-    """The base's tokenizer, with a pad token that is not its end of text; raises InputError without a chat template."""
+    """The base's tokenizer, with a pad token that is not its end of text; raises InputError without a chat template.
+
+    Of several templates it keeps the default one.
+    """
     from transformers import AutoTokenizer
 
     tokenizer = _from_pretrained(AutoTokenizer, config)
+    if isinstance(tokenizer.chat_template, dict):
+        tokenizer.chat_template = tokenizer.chat_template.get("default")
     if not tokenizer.chat_template:
         message = f"{config.base} has no chat template"
         raise InputError(message, hint="choose an instruction-tuned base")
@@ -52,8 +63,16 @@ def _pad_token(tokenizer: Any) -> str:
     raise InputError(message, hint="choose another student.base")
 
 
+def read_limits(config: StudentConfig) -> tuple[int, int | None]:
+    """Rows of the base's embedding, and the tokens that it looks at, where its config says."""
+    from transformers import AutoConfig
+
+    found = _from_pretrained(AutoConfig, config).get_text_config()
+    return int(found.vocab_size), getattr(found, "max_position_embeddings", None)
+
+
 def load_base(config: StudentConfig) -> Any:
-    """The base model on its device, frozen."""
+    """The base model on its device, frozen; raises InputError where its weights are not all that its config describes."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -67,7 +86,11 @@ def load_base(config: StudentConfig) -> Any:
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
         more["device_map"] = {"": torch.cuda.current_device()}
-    model = _from_pretrained(AutoModelForCausalLM, config, **more)
+    else:
+        more["ignore_mismatched_sizes"] = True  # told by `_check_whole`, in one line
+    model, loaded = _from_pretrained(AutoModelForCausalLM, config, output_loading_info=True, **more)
+    if config.quantization == "none":
+        _check_whole(config.base, loaded)
     model.requires_grad_(requires_grad=False)
     return model if config.quantization == "nf4" else model.to(device)
 
@@ -93,11 +116,28 @@ def base_sha(config: StudentConfig) -> str:
     return digest.hexdigest()
 
 
+def _check_whole(base: str, loaded: Mapping[str, Any]) -> None:
+    """Raise InputError for weights that are not there, which transformers would make up at random."""
+    for what, names in (
+        ("lack", sorted(loaded["missing_keys"])),
+        ("have another shape for", sorted(name for name, *_ in loaded["mismatched_keys"])),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if names[1:] else ""
+            message = f"the weights of {base!r} {what} {names[0]}{more}, which its config.json describes"
+            raise InputError(message, hint="get the base anew, all of it")
+
+
 def _from_pretrained(kind: Any, config: StudentConfig, **more: Any) -> Any:
+    """What `kind` makes of the base; raises InputError for a folder that it cannot read, MachineError for a hub's model."""
+    from safetensors import SafetensorError
+
     try:
         with one_look(config.base):
             return kind.from_pretrained(config.base, revision=config.revision, trust_remote_code=False, **more)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         message = f"cannot load the base {config.base!r}: {first}"
+        if Path(config.base).is_dir():
+            raise InputError(message, hint=FOLDER_HINT) from error
         raise MachineError(message, hint="name a local folder, or a hub model that this machine can reach") from error
