@@ -25,7 +25,7 @@ from transformers import (
 from potstill.config import DistillConfig
 from potstill.distill.engine import Engine, checkpoint_layers, cross_entropy, use_packing
 from potstill.distill.loss import Head, head_of, token_loss
-from potstill.distill.oom import TokenLimit
+from potstill.distill.oom import TokenLimit, is_out_of_memory
 from potstill.distill.packing import UNLEARNED, Document, groups, pack, split
 from potstill.distill.train import default_learning_rate, lora_model
 from potstill.errors import InputError, MachineError
@@ -281,6 +281,21 @@ def test_out_of_memory_in_the_backward_pass_leaves_no_half_gradient(tmp_path: Pa
     engine.step(documents())
     assert len(spent) > 2
     assert furthest(gradients(engine.model), gradients(expected.model)) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("error", "spent"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+    ],
+)
+def test_spent_memory_is_told_from_other_errors(error: RuntimeError, spent: bool) -> None:
+    """Memory also runs out past torch's own allocator, in cuBLAS and in the driver; a broken kernel is no shortage."""
+    assert is_out_of_memory(error) is spent
 
 
 def test_checkpointing_comes_before_splitting(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from potstill.distill.resume import last_checkpoint, own_checkpoints, stop_early
 from potstill.distill.sharding import WISH, wants_sharding
 from potstill.distill.train import Job, train
 from potstill.errors import MachineError
+from potstill.student.base import load_base
 
 SETTINGS: dict[str, Any] = {
     "lora": {"r": 4, "target_modules": "all-linear", "dropout": 0.1},
@@ -91,6 +94,20 @@ def test_interrupted_and_resumed_is_bit_for_bit_the_same(tmp_path: Path, base: P
     assert losses == [entry["eval_loss"] for entry in resumed if "eval_loss" in entry]
     learned = load_file(tmp_path / "whole" / "adapter" / "adapter_model.safetensors")
     assert max(float(each.abs().max()) for name, each in learned.items() if "lora_B" in name) > 1e-2
+
+
+def test_a_trained_base_is_gone_when_the_next_one_is_loaded(tmp_path: Path, base: Path) -> None:
+    """Loading a base frees the one that a finished Trainer still held: a card has no room for both."""
+    config, held = StudentConfig(base=str(base), device="cpu"), []
+
+    def load(settings: StudentConfig) -> Any:
+        found = load_base(settings)
+        held.append(weakref.ref(found))
+        return found
+
+    train(config, replace(job(tmp_path, epochs=1), load=load), ignore)
+    load_base(config)
+    assert held[0]() is None
 
 
 def test_a_base_that_also_sees_is_trained_where_it_reads(tmp_path: Path) -> None:

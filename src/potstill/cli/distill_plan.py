@@ -14,7 +14,7 @@ from potstill.pricing.compute import load_compute
 from potstill.pricing.tokens import estimate_tokens
 from potstill.student.fit import GIB, Memory, Recipe, training_memory, weight_bytes
 from potstill.student.machine import inspect_machine
-from potstill.student.plan import LOSS_ROWS, USABLE_GIB, Choice, Effort, Power, choose, effort
+from potstill.student.plan import USABLE_GIB, Choice, Effort, Power, choose, effort
 from potstill.student.shape import read_shape
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def show_plan(session: Session, card: str | None, memory_gib: float | None) -> N
         rank=rank,
         nf4=config.student.quantization == "nf4",
         checkpointing=config.distill.activation_checkpointing != "off",
-        loss_rows=LOSS_ROWS,
+        loss_rows=shape.loss_rows,
         dropout=config.distill.lora.dropout > 0,
         compiled=config.distill.compile,
     )

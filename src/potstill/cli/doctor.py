@@ -89,13 +89,13 @@ def _teacher_findings(session: Session) -> list[Finding]:
 def _students(machine: Machine, distill: DistillConfig) -> list[dict[str, Any]]:
     """Known students with the memory that training takes, and the largest workable way on this machine's best GPU."""
     from potstill.student.fit import KNOWN, Recipe, training_memory
-    from potstill.student.plan import LOSS_ROWS, choose
+    from potstill.student.plan import choose
 
     free = max((gpu.free_bytes for gpu in machine.gpus), default=0)
     rows = []
     for shape in KNOWN:
         needs = {
-            kind: training_memory(shape, Recipe(nf4=kind == "nf4", loss_rows=LOSS_ROWS)).need
+            kind: training_memory(shape, Recipe(nf4=kind == "nf4", loss_rows=shape.loss_rows)).need
             for kind in ("nf4", "none")
         }
         fits = [kind for kind, need in needs.items() if need <= free]

@@ -54,10 +54,11 @@ def packed_attention(  # noqa: PLR0913  (the signature is transformers')
 
 
 def has_varlen(value: Any) -> bool:
-    """Whether torch's flash kernel takes these values: CUDA, Ampere or later, 16 bits, heads of at most 256."""
+    """Whether torch's flash kernel takes these values: CUDA, Ampere or later, 16 bits, heads of 8 times n, at most 256."""
     import torch
 
-    if not value.is_cuda or value.dtype not in (torch.float16, torch.bfloat16) or value.shape[-1] > FLASH_HEAD_SIZE:
+    size = value.shape[-1]
+    if not value.is_cuda or value.dtype not in (torch.float16, torch.bfloat16) or size > FLASH_HEAD_SIZE or size % 8:
         return False
     return torch.cuda.get_device_capability(value.device) >= FLASH_CAPABILITY
 
@@ -86,6 +87,11 @@ def _by_sdpa(query: Any, key: Any, value: Any, span: Span, scaling: float | None
     """One call for the documents of a span: padded on the right, which a causal query never sees."""
     from torch.nn.functional import scaled_dot_product_attention
 
+    if value.is_cuda:
+        # The memory-efficient kernel, all that a T4 has, knows no grouped heads: left to themselves, they would go
+        # to the plain computation, where every score exists at once.
+        shared = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(shared, dim=1), value.repeat_interleave(shared, dim=1)
     out = scaled_dot_product_attention(
         _rectangle(query, span),
         _rectangle(key, span),

@@ -16,6 +16,7 @@ from potstill.distill.loss import head_of, token_loss
 from potstill.distill.oom import Admit, TokenLimit, admit_all, is_out_of_memory
 from potstill.distill.packing import IDLE, Document, Packed, filler, pack, split
 from potstill.errors import InputError, MachineError
+from potstill.student.base import release_unused
 
 Objective = Callable[[Any, Packed], Any]
 """(hidden of the learned rows, micro-batch) -> weighted sum of the tokens' losses."""
@@ -167,11 +168,8 @@ class Engine:
 
     def _forget(self) -> None:
         """Drop half-made gradients and give the memory back."""
-        import torch
-
         self.model.zero_grad(set_to_none=True)
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        release_unused(self._device.type)
 
     @contextlib.contextmanager
     def _repeatable(self) -> Iterator[Callable[[], None]]:

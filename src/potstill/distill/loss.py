@@ -7,12 +7,11 @@ from functools import cache, partial
 from typing import Any
 
 from potstill.distill.packing import Packed
+from potstill.student.fit import LOGITS_AT_ONCE, MIN_LOSS_ROWS
 from potstill.student.onednn import PackedLinear
 
-CHUNK_ELEMENTS = {"cuda": 2**25, "cpu": 2**20}
-"""Logits held at once: in float32 128 MiB on a card; on a CPU 4 MiB, which its caches hold."""
-MIN_CHUNK_ROWS = 64
-"""Fewer rows than this would spend their time on fetching the head's weights."""
+CHUNK_ELEMENTS = {"cuda": LOGITS_AT_ONCE, "cpu": 2**20}
+"""Logits held at once; on a CPU 4 MiB of them, which its caches hold."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Head:
     def chunk_rows(self) -> int:
         """Rows of logits that are made at once."""
         elements = CHUNK_ELEMENTS.get(self.weight.device.type, CHUNK_ELEMENTS["cuda"])
-        return max(MIN_CHUNK_ROWS, elements // int(self.weight.shape[0]))
+        return max(MIN_LOSS_ROWS, elements // int(self.weight.shape[0]))
 
 
 def head_of(model: Any) -> Head:

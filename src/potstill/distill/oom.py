@@ -20,11 +20,15 @@ def admit_all(tokens: int) -> None:
     """Refuse nothing: the allocator says when memory is spent."""
 
 
+SPENT = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+"""What a RuntimeError says where memory ran out past CUDA's own allocator: on a CPU, in cuBLAS, in the driver."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is torch's: on CUDA a class of its own, on CPU a RuntimeError of the allocator."""
+    """Whether an error is torch's for spent memory: a class of its own where CUDA's allocator refuses, else `SPENT`."""
     import torch
 
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in SPENT)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -77,6 +78,7 @@ def load_base(config: StudentConfig) -> Any:
     from transformers import AutoModelForCausalLM
 
     device = pick_device(config)
+    release_unused(device)
     dtype = pick_dtype(config, device)
     more: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
     if config.quantization == "nf4":
@@ -93,6 +95,19 @@ def load_base(config: StudentConfig) -> Any:
         _check_whole(config.base, loaded)
     model.requires_grad_(requires_grad=False)
     return model if config.quantization == "nf4" else model.to(device)
+
+
+def release_unused(device: str) -> None:
+    """Give back what nothing refers to any more: a base that training left behind would stand beside the next one.
+
+    A Trainer and its parts refer to each other, so that only Python's collector frees them, which does not know of memory
+    on a card.
+    """
+    import torch
+
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
 
 
 def pick_dtype(config: StudentConfig, device: str) -> Any:

@@ -10,8 +10,6 @@ from potstill.student.fit import GIB, Memory, Recipe, Shape, training_memory
 
 TOKENS = (16384, 8192, 4096, 2048, 1024, 512, 256)
 """Micro-batches that are tried, the largest first."""
-LOSS_ROWS = 256
-"""Rows of logits that potstill's own loss holds at once."""
 USEFUL_TOKENS = 2048
 """From this micro-batch on, a card is busy; a heavier saving of memory is only taken below it."""
 USABLE_GIB = {"T4": 14.7, "L4": 22.0, "A10": 22.0, "L40S": 44.4, "RTX 4090": 23.5, "A100": 79.1, "H100": 79.1}
@@ -67,7 +65,7 @@ def _largest(shape: Shape, free_bytes: int, rank: int, sizes: Sequence[int]) -> 
     """For each way to save memory, the lightest first, the largest micro-batch that fits."""
     for nf4, checkpointing in ((False, False), (False, True), (True, False), (True, True)):
         for tokens in sizes:
-            recipe = Recipe(tokens, rank, nf4, checkpointing, LOSS_ROWS)
+            recipe = Recipe(tokens, rank, nf4, checkpointing, shape.loss_rows)
             memory = training_memory(shape, recipe)
             if memory.need <= free_bytes:
                 weights = "4-bit weights (QLoRA)" if nf4 else "16-bit weights"

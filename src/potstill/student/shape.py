@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def shape_of(name: str, values: Mapping[str, Any], origin: str) -> Shape:
         message = f"{origin}: no usable {', '.join(missing)}, so its memory cannot be computed"
         raise InputError(message, hint="name a decoder-only model in Hugging Face format")
     found = {field: int(numbers[key]) for field, key in NAMES.items()}
-    return Shape(
+    shape = Shape(
         name=name,
         **found,
         kv_heads=int(numbers.get("num_key_value_heads") or found["heads"]),
@@ -54,6 +55,14 @@ def shape_of(name: str, values: Mapping[str, Any], origin: str) -> Shape:
         tied=bool(numbers.get("tie_word_embeddings", False)),
         unused_parameters=_vision(values.get("vision_config")),
     )
+    return replace(shape, further_normed=_further_normed(shape, str(numbers.get("model_type"))))
+
+
+def _further_normed(shape: Shape, family: str) -> int:
+    """Gemma norms attention's and the MLP's output too, and like Qwen 3 queries and keys."""
+    heads = (shape.heads + shape.kv_heads) * shape.head_dim
+    outputs = 2 * shape.hidden if family.startswith(("gemma2", "gemma3")) else 0
+    return outputs + (heads if family.startswith(("gemma3", "qwen3", "olmo2")) else 0)
 
 
 def _vision(values: Any) -> int:

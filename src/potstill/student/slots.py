@@ -142,7 +142,7 @@ class SlotEngine(Lineup[Row]):
         import torch
 
         device = self._model.device
-        seen = int(positions.max()) + 1
+        seen = max(row.filled for row in rows) + ids.shape[1]
         ids, positions = ids.to(device), positions.to(device)
         self._bank.select([row.adapter for row in rows])
         self._memory.aim(slice(first, first + len(rows)), positions, seen)
