@@ -40,18 +40,26 @@ def test_a_server_outlives_an_engine_that_cannot_be_replaced(tmp_path: Path) -> 
             embeddings.data = gone
             with pytest.raises(openai.APIError, match="the engine failed"):
                 list(stream)
-            not_ready = plain.get("/ready")
+            not_ready = until(plain, 503)
             with pytest.raises(openai.InternalServerError) as refused:
                 ask()
             assert plain.get("/health").status_code == 200
             embeddings.data = kept
-            give_up = time.monotonic() + 20
-            while plain.get("/ready").status_code != 200 and time.monotonic() < give_up:
-                time.sleep(0.05)
+            until(plain, 200)
             assert ask() == before
     finally:
         embeddings.data = kept
         server.stop()
-    assert not_ready.status_code == refused.value.status_code == 503
+    assert refused.value.status_code == 503
     assert not_ready.json()["reason"] == "the engine failed (AssertionError), and no fresh one answers yet"
-    assert (refused.value.code, refused.value.response.headers["retry-after"]) == ("engine_failed", "1")
+    assert refused.value.code == "engine_failed"
+    assert 1 <= int(refused.value.response.headers["retry-after"]) <= 30
+
+
+def until(client: httpx.Client, status: int) -> httpx.Response:
+    """Readiness with this status, as soon as it has it."""
+    give_up = time.monotonic() + 60
+    while (ready := client.get("/ready")).status_code != status:
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+    return ready

@@ -20,7 +20,7 @@ from potstill.serve.replies import DONE, ChatReply, Choice, TextReply, usage_of
 from potstill.serve.streaming import Streamed, chained
 from potstill.serve.wire import ALL, ChatRequest, CompletionRequest, Sampled, check_limits
 from potstill.serve.worker import Worker
-from potstill.student.answers import Piece, Prepared, StudentAnswer, StudentQuery
+from potstill.student.answers import Piece, Prepared, QueryError, StudentAnswer, StudentQuery
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,18 @@ class Answering:
         roles = tuple(self._worker.student.roles) if asked.model == ALL else (asked.model,)
         check_limits(asked, asked.count(len(roles)), self._limits)
         queries = asked.queries(roles, self._limits)
-        prepared = tuple(self._worker.prepare(query) for query in queries)
-        field = "messages" if isinstance(asked, ChatRequest) else "prompt"
+        prompt = "messages" if isinstance(asked, ChatRequest) else "prompt"
+        try:
+            prepared = tuple(self._worker.prepare(query) for query in queries)
+        except QueryError as error:
+            if error.field == "messages":
+                raise _too_long(error.message, prompt) from error
+            param = "response_format" if error.field == "json_schema" else error.field
+            raise bad_value(param, error.message) from error
         for one in prepared:
             if one.prompt_tokens > self._limits.max_prompt_tokens:
                 message = f"{one.prompt_tokens} tokens of prompt, at most {self._limits.max_prompt_tokens} are allowed"
-                raise ApiError(400, message, code="context_length_exceeded", param=field)
+                raise _too_long(message, prompt)
         longest = asked.answer_tokens
         if longest is not None and longest > (room := min(one.room for one in prepared)):
             problem = f"{longest}, but the base has room for {room} after this prompt"
@@ -142,6 +148,10 @@ class Answering:
         work.notes.prompt_tokens = usage["prompt_tokens"]
         work.notes.completion_tokens = usage["completion_tokens"]
         return usage
+
+
+def _too_long(message: str, param: str) -> ApiError:
+    return ApiError(400, message, code="context_length_exceeded", param=param)
 
 
 async def _next(pieces: AsyncIterator[Piece], deadline: float | None) -> Piece | None:

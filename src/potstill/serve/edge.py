@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import logging
+import re
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from potstill.serve.errors import ApiError, error_response, too_large
 from potstill.serve.metrics import Metrics
 
 log = logging.getLogger(__name__)
+HOST = re.compile(r"(\[[0-9a-fA-F:.]*\]|[^:\[\]]*)(?::\d*)?")
 OPEN_PATHS = ("/health", "/ready")
 """What answers without a key."""
 PAGE = "/"
@@ -116,6 +118,9 @@ class Edge:
         headers = Headers(scope=scope)
         if self._hosts is not None and _host_of(headers.get("host", "")) not in self._hosts:
             raise ApiError(400, "the Host header does not name this server", code="invalid_host")
+        if "transfer-encoding" in headers and "content-length" in headers:  # a proxy may take the other one's word
+            message = "a body has a length or is chunked, not both"
+            raise ApiError(400, message, code="invalid_length", headers={"connection": "close"})
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._rules.max_body_bytes:
             raise too_large(self._rules.max_body_bytes)
@@ -150,7 +155,6 @@ class Edge:
 
 
 def _host_of(header: str) -> str:
-    """The host part of a Host header: `[::1]:80` -> `[::1]`, `localhost:80` -> `localhost`."""
-    if header.startswith("["):
-        return header.partition("]")[0] + "]"
-    return header.partition(":")[0].lower()
+    """The host part of a Host header: `[::1]:80` -> `[::1]`, `localhost:80` -> `localhost`; all of it where it is none."""
+    found = HOST.fullmatch(header)
+    return header if found is None else found[1].lower()

@@ -15,6 +15,7 @@ from potstill.config import ServeLimits
 from potstill.serve.errors import ApiError, too_large
 from potstill.serve.wire import NamedSchema, SchemaFormat, StreamOptions, Strict, TextPart, Turn
 
+WRONG_KIND = ("string_type", "list_type")
 T = TypeVar("T")
 Asked = TypeVar("Asked", bound=Strict)
 
@@ -27,6 +28,8 @@ async def read(request: Request, kind: type[Asked], limits: ServeLimits) -> Aske
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "the content type must be application/json", code="unsupported_media_type")
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise ApiError(415, "the body must not be compressed", code="unsupported_media_type")
     try:
         async with asyncio.timeout(limits.body_timeout_s):
             body = await _body(request, limits.max_body_bytes)
@@ -66,7 +69,9 @@ def read_request(kind: type[Asked], body: bytes) -> Asked:
 
 
 def _refusal(kind: type[Strict], error: ValidationError) -> ApiError:
-    first = error.errors(include_url=False, include_input=False)[0]
+    problems = error.errors(include_url=False, include_input=False)
+    # Of a text or a list, where neither fits, the one that was tried has more to say than the wrong kind of the other.
+    first = next((one for one in problems if one["type"] not in WRONG_KIND), problems[0])
     param = _param(kind, first["loc"])
     if first["type"] == "extra_forbidden":
         message = f"{param}: this server does not support it"
@@ -82,7 +87,9 @@ def _param(kind: type[Strict], place: Sequence[str | int]) -> str | None:
     names = [str(place[0])]
     nested = {field.alias or name for model in (Turn, TextPart, NamedSchema, StreamOptions, SchemaFormat)
               for name, field in model.model_fields.items()}  # fmt: skip
-    names += [str(part) for part in place[1:] if isinstance(part, int) or part in nested]
+    for part in place[1:]:
+        if isinstance(part, int) or (part in nested and part != names[-1]):  # twice: a union's tag, then its field
+            names.append(str(part))
     return ".".join(names) if place[0] in kind.model_fields else str(place[0])[:64]
 
 

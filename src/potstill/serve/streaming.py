@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import TypeVar
@@ -49,6 +50,7 @@ async def _to_the_end(events: AsyncGenerator[str]) -> AsyncIterator[str]:
         async with aclosing(events):
             async for line in events:
                 yield line
+                await asyncio.sleep(0)  # else many events at once are written after a client that is gone
     except TimeoutError:
         yield event(ApiError(504, "the answer took too long", code="timeout").body)
     except EngineFailedError:

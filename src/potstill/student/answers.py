@@ -7,7 +7,16 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import Field
 
+from potstill.errors import InputError
 from potstill.records import Message, Record
+
+
+class QueryError(InputError):
+    """A query that a student cannot serve; `field` names what of it: `messages` stands for the prompt in either form."""
+
+    def __init__(self, message: str, *, field: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.field = field
 
 
 class StudentQuery(Record):
@@ -131,7 +140,7 @@ class Engine(Protocol):
     """Decoding that queries join and leave between two steps. `prepare` from any thread, the rest from one."""
 
     def prepare(self, query: StudentQuery) -> Prepared:
-        """Render and check a query; raises InputError for an unknown role, or a query that it cannot serve."""
+        """Render and check a query; raises InputError for an unknown role, QueryError for what it cannot serve."""
 
     def add(self, prepared: Prepared) -> int:
         """Let a query join; the number stands as `index` on its pieces."""

@@ -9,7 +9,7 @@ from typing import Any
 from potstill.config import StudentConfig
 from potstill.errors import InputError
 from potstill.records import Message
-from potstill.student.answers import Piece, StudentAnswer, StudentQuery
+from potstill.student.answers import Piece, QueryError, StudentAnswer, StudentQuery
 from potstill.student.base import base_sha, load_base, load_tokenizer
 from potstill.student.decoding import Row, Voice
 from potstill.student.hub import Say, silent, tell
@@ -214,17 +214,17 @@ class _LocalEngine:
         self._engine = engine
 
     def prepare(self, query: StudentQuery) -> Row:
-        """Render and check a query; raises InputError where it is longer than the base can look at."""
+        """Render and check a query; raises QueryError where it is longer than the base can look at."""
         row = self._student.row(query)
         context = self._student.context
         if context is not None:
             row.room = context - len(row.prompt)
         if row.room < 1:
             message = f"the prompt has {len(row.prompt)} tokens, and the base looks at {context} at most"
-            raise InputError(message, hint="a shorter prompt")
+            raise QueryError(message, field="messages", hint="a shorter prompt")
         if any(not 0 <= token < self._student.vocabulary for token in query.logit_bias):
             message = f"logit_bias names a token that the base does not have; it has {self._student.vocabulary}"
-            raise InputError(message)
+            raise QueryError(message, field="logit_bias")
         return row
 
     def add(self, prepared: Any) -> int:

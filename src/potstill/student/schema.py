@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from potstill.errors import InputError
+from potstill.student.answers import QueryError
 
 
 class Constraint:
@@ -38,7 +39,7 @@ class SchemaCompiler:
         self._tables: Any = None
 
     def compile(self, schema: str) -> Constraint:
-        """A constraint for a JSON schema, a JSON document; raises InputError where llguidance does not support it.
+        """A constraint for a JSON schema, a JSON document; raises QueryError where llguidance does not support it.
 
         llguidance bounds the work for a schema and for each token, so that no schema runs without end.
         """
@@ -53,5 +54,10 @@ class SchemaCompiler:
         grammar = LLMatcher.grammar_from_json_schema(schema)
         if problem := LLMatcher.validate_grammar(grammar, self._tables):
             message = f"the schema is not supported: {problem.splitlines()[0]}"
-            raise InputError(message)
-        return Constraint(LLMatcher(self._tables, grammar, log_level=0))
+            raise QueryError(message, field="json_schema")
+        matcher = LLMatcher(self._tables, grammar, log_level=0)
+        matcher.compute_bitmask()
+        if matcher.is_error():  # such as one that is defined by nothing but itself
+            message = "no text fits the schema"
+            raise QueryError(message, field="json_schema")
+        return Constraint(matcher)
