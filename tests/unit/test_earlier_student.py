@@ -67,6 +67,34 @@ def test_the_student_that_gives_way_is_kept_and_compared_with(config: Config) ->
     assert kept.manifest.read_text() == first.manifest.model_dump_json(indent=2) + "\n"
 
 
+def test_only_what_is_finished_is_tidied_up(config: Config) -> None:
+    """Another plan that was cut off keeps its checkpoints while the finished student is looked at, or judged, once more.
+
+    What a kill left behind the verdict, the same command clears away.
+    """
+    workspace = Workspace(Path(config.workspace))
+    files = workspace.student(config.distill.name)
+
+    def cut(_: Progress) -> None:
+        raise KeyboardInterrupt
+
+    plan = distill(config, workspace, nothing, nothing)
+    assert plan is not None
+    assert not files.checkpoints.exists()
+    with pytest.raises(KeyboardInterrupt):
+        distill(with_values(config, distill={"seed": 1, "checkpoint_steps": 1}), workspace, nothing, cut)
+    waiting = sorted(files.checkpoints.glob("checkpoint-*"))
+    assert waiting
+    for margin in (config.distill.margin, 0.5):
+        distill(with_values(config, distill={"margin": margin}), workspace, nothing, nothing)
+        assert sorted(files.checkpoints.glob("checkpoint-*")) == waiting
+        assert files.effort.exists()
+    (files.checkpoints / "plan.txt").write_text(plan.manifest.plan_id)
+    distill(with_values(config, distill={"margin": 0.5}), workspace, nothing, nothing)
+    assert not files.checkpoints.exists()
+    assert not files.effort.exists()
+
+
 @pytest.mark.parametrize(("old", "new", "said"), [(0.4, 0.6, "+0.20"), (0.6, 0.4, "and is the better one")])
 def test_the_verdict_says_which_is_better(old: float, new: float, said: str) -> None:
     """The difference is question by question, so its interval is that of equal steps: none wide."""

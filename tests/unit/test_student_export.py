@@ -22,6 +22,8 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
 )
 
 from potstill.config import StudentConfig
@@ -238,6 +240,22 @@ def test_what_is_no_gguf_here_gets_the_command(tmp_path: Path) -> None:
     config = json.loads((Path(found.folder) / "config.json").read_text())
     assert (config["rope_theta"], config["rope_local_base_freq"]) == (1e6, 10000.0)
     assert config["rope_scaling"] == {"rope_type": "linear", "factor": 8.0}
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "reason"), [(4, "its kind of tokenizer"), (8, "a Qwen 2 with heads of their own width")]
+)
+def test_a_qwen_whose_heads_are_not_its_width_is_not_written(head_dim: int, reason: str) -> None:
+    """llama.cpp divides a Qwen's width by its heads, and would refuse the file."""
+    shape = {
+        "vocab_size": 8,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+    }
+    model = Qwen2ForCausalLM(Qwen2Config(**shape, head_dim=head_dim))
+    assert refusal(model, make_tokenizer("llama3")) == reason
 
 
 @pytest.mark.parametrize("cut", ["[a-z]+", ""])

@@ -38,13 +38,17 @@ def refusal(model: Any, tokenizer: Any) -> str | None:
         return _gemma_refusal(config, tokenizer)
     if config.model_type not in {"llama", "qwen2"}:
         return f"a model of type {config.model_type}"
-    if getattr(config, "mlp_bias", False) or (config.model_type == "llama" and config.attention_bias):
-        return "a Llama with biases"
-    if getattr(config, "use_sliding_window", False):
-        return "a sliding window"
-    if (rope := config.rope_parameters.get("rope_type", "default")) not in ROPES:
-        return f"rope of type {rope}"
-    return None if _cut_of(_form(tokenizer)) is not None else "its kind of tokenizer"
+    is_llama = config.model_type == "llama"
+    rope = config.rope_parameters.get("rope_type", "default")
+    unlike = {
+        "a Llama with biases": getattr(config, "mlp_bias", False) or (is_llama and config.attention_bias),
+        "a Qwen 2 with heads of their own width": not is_llama
+        and _head_dim(config) * config.num_attention_heads != config.hidden_size,
+        "a sliding window": getattr(config, "use_sliding_window", False),
+        f"rope of type {rope}": rope not in ROPES,
+        "its kind of tokenizer": _cut_of(_form(tokenizer)) is None,
+    }
+    return next((reason for reason, so in unlike.items() if so), None)
 
 
 def _gemma_refusal(config: Any, tokenizer: Any) -> str | None:

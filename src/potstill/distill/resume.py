@@ -26,6 +26,13 @@ def own_checkpoints(folder: Path, plan_id: str) -> None:
             shutil.rmtree(checkpoint)
 
 
+def drop_checkpoints(folder: Path, plan_id: str) -> bool:
+    """Remove the checkpoints of this plan, which is finished; another's stay, that waits to be gone on with. True: none are left."""
+    if {mark.read_text("utf-8") for mark in folder.rglob(MARK)} <= {plan_id}:
+        shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
+
+
 def last_checkpoint(folder: Path) -> str | None:
     """The checkpoint of the latest step, or None."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))

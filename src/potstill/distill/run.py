@@ -22,6 +22,7 @@ from potstill.distill.processes import is_first_process, leave_group, training_c
 from potstill.distill.progress import Follow
 from potstill.distill.rationales import training_rows
 from potstill.distill.report import page, plot_loss
+from potstill.distill.resume import drop_checkpoints
 from potstill.distill.sharding import load_sharded, wants_sharding
 from potstill.distill.soft_targets import soft_objective
 from potstill.distill.train import Job, train
@@ -77,6 +78,7 @@ def distill(
         manifest = _train(config, files, prepared, follow, say)
     if known is not None:
         leave_group()
+        _tidy(files, prepared.plan_id)
         return Distilled(manifest, known, fresh=False)
     evidence = _measured(config, files, prepared, say, together=sharded)
     evidence = read_by_encoder(evidence, files, prepared, reader, say)
@@ -84,6 +86,7 @@ def distill(
     found = verdict(_case(config, prepared.data), evidence, datetime.now(UTC))
     found = found.model_copy(update={"evaluation_id": _evaluation_id(config)})
     _write(files, manifest, found, evidence)
+    _tidy(files, prepared.plan_id)
     return Distilled(manifest, found, fresh=True)
 
 
@@ -244,14 +247,18 @@ def _case(config: Config, data: Data) -> Case:
 
 
 def _write(files: StudentFiles, manifest: StudentManifest, found: Verdict, evidence: Evidence) -> None:
-    """Write what a reader sees, the verdict last, because it marks the student as finished; then drop what led to it."""
+    """Write what a reader sees, the verdict last, because it marks the student as finished."""
     good = (_evaluated(item, found.margin) for item in evidence.after)
     write_atomic(files.evaluation, "".join(row.to_line() for row in good))
     write_atomic(files.card, card(manifest, found))
     write_atomic(files.report, page(found, evidence, files.loss_plot, lineage(manifest, found)))
     write_atomic(files.verdict, found.model_dump_json(indent=2) + "\n")
-    shutil.rmtree(files.checkpoints, ignore_errors=True)
-    files.effort.unlink(missing_ok=True)
+
+
+def _tidy(files: StudentFiles, plan_id: str) -> None:
+    """Drop what led to a finished student, also where a kill came between its verdict and this."""
+    if drop_checkpoints(files.checkpoints, plan_id):
+        files.effort.unlink(missing_ok=True)
 
 
 def _evaluated(item: Judged, margin: float) -> Evaluated:
