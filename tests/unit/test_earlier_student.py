@@ -50,8 +50,10 @@ def test_the_student_that_gives_way_is_kept_and_compared_with(config: Config) ->
     first = run(0)
     weights = (files.adapter / "adapter_model.safetensors").read_bytes()
     assert first.verdict.gain is None
+    (files.export / "student").mkdir(parents=True)
     with pytest.raises(KeyboardInterrupt):
         run(1, cut=True)
+    assert files.export.is_dir()
     assert files.verdict.is_file(), "what stands here is whole until another takes its place"
     second = run(1)
     assert second.verdict.gain is not None
@@ -63,6 +65,8 @@ def test_the_student_that_gives_way_is_kept_and_compared_with(config: Config) ->
     assert (kept.adapter / "adapter_model.safetensors").read_bytes() == weights
     assert kept.verdict.read_text() == first.verdict.model_dump_json(indent=2) + "\n"
     assert not kept.checkpoints.exists()
+    assert (kept.export / "student").is_dir(), "what was exported of the one is not served for the other"
+    assert not files.export.exists()
     assert run(1) == Distilled(second.manifest, second.verdict, fresh=False)
     assert kept.manifest.read_text() == first.manifest.model_dump_json(indent=2) + "\n"
 

@@ -26,12 +26,13 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from potstill.config import StudentConfig
+from potstill.config import ServeConfig, StudentConfig
 from potstill.distill.export import export
 from potstill.distill.gguf_file import SPLITS, refusal
 from potstill.distill.modelfile import modelfile, template
 from potstill.errors import InputError, QualityGateError
 from potstill.records import Message
+from potstill.serve.exported import export_commands
 from potstill.student.base import base_sha, load_base
 from potstill.student.manifest import StudentManifest, StudentRole
 from potstill.student.template import render, stop_ids
@@ -276,6 +277,25 @@ def test_a_merge_that_goes_wrong_is_refused(student: StudentFiles) -> None:
     """An export that prefers other tokens than its adapter ends as a quality gate, not as a file that is trusted."""
     with pytest.raises(QualityGateError, match="prefers other tokens"):
         export(student, CPU, [sample()], least_agreement=1.1)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_an_export_that_is_cut_off_leaves_the_earlier_one(student: StudentFiles) -> None:
+    """It is written beside its place: until it is whole, programs find the one before, and nothing of its own."""
+    whole = export(student, CPU, [sample()])[0]
+    assert whole.gguf is not None
+    before = Path(whole.gguf).stat().st_ino
+
+    manifest = student.manifest.read_text()
+    student.manifest.write_text(manifest.replace("Be brief.", 'say \\"\\"\\" now'))  # refused by the last step
+    with pytest.raises(InputError, match='"""'):
+        export(student, CPU, [sample()])
+    student.manifest.write_text(manifest)
+    assert Path(whole.gguf).stat().st_ino == before
+    found = export_commands(student.export, ServeConfig(engine="llama.cpp"))
+    assert [line[line.index("--model") + 1] for line in found] == [whole.gguf]
+    export(student, CPU, [sample()])
+    assert sorted(folder.name for folder in student.export.iterdir()) == ["s"]
 
 
 def test_another_base_is_refused(student: StudentFiles, tmp_path: Path) -> None:

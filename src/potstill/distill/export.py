@@ -28,6 +28,8 @@ LEAST_AGREEMENT = 0.98
 """Share of positions at which adapter and export must prefer the same token; rounding to 16 bits moves near ties."""
 ANSWERED, ANSWER_TOKENS = 8, 32
 """Held-out questions that adapter and export answer greedily, and how far."""
+UNFINISHED = "."
+"""Begins the name of an export's folder until it is whole. No role and no student is called like this."""
 
 
 class Agreement(Record):
@@ -103,8 +105,10 @@ def _export_one(
     part: tuple[str | None, Path, list[str]],
     held_out: Sequence[Sample],
 ) -> Exported:
+    """Write one model beside its place, compare it, and put it there whole: an earlier export serves until then."""
     role, adapter, roles = part
-    folder = files.export / (role or manifest.name)
+    place = files.export / (role or manifest.name)
+    folder = files.export / f"{UNFINISHED}{place.name}"
     shutil.rmtree(folder, ignore_errors=True)
     tokenizer = load_tokenizer(config)
     samples = [sample for sample in held_out if sample.role in roles][:CHECKED]
@@ -113,21 +117,22 @@ def _export_one(
     wanted, reason = _save_merged(config, tokenizer, adapter, gguf, samples)
     merged = config.model_copy(update={"base": str(folder), "revision": None})
     agreement = _compare(wanted, _words(load_base(merged), tokenizer, samples))
-    modelfiles = {}
-    for entry in manifest.roles:
-        if entry.name in roles:
-            path = folder / f"Modelfile.{entry.name}"
-            write_atomic(path, modelfile(tokenizer, "." if reason else f"./{gguf.name}", entry.system))
-            modelfiles[entry.name] = str(path)
+    check = None if reason else _compare(wanted, _words(load_gguf(gguf), tokenizer, samples))
+    systems = {entry.name: entry.system for entry in manifest.roles if entry.name in roles}
+    for name, system in systems.items():
+        text = modelfile(tokenizer, "." if reason else f"./{gguf.name}", system)
+        write_atomic(folder / f"Modelfile.{name}", text)
+    shutil.rmtree(place, ignore_errors=True)
+    folder.rename(place)
     return Exported(
         role=role,
-        folder=str(folder),
-        modelfiles=modelfiles,
+        folder=str(place),
+        modelfiles={name: str(place / f"Modelfile.{name}") for name in systems},
         agreement=agreement,
-        gguf=None if reason else str(gguf),
-        gguf_agreement=None if reason else _compare(wanted, _words(load_gguf(gguf), tokenizer, samples)),
+        gguf=None if reason else str(place / gguf.name),
+        gguf_agreement=check,
         gguf_reason=reason,
-        gguf_command=f"python llama.cpp/convert_hf_to_gguf.py {folder} --outtype f16 --outfile {gguf}",
+        gguf_command=f"python llama.cpp/convert_hf_to_gguf.py {place} --outtype f16 --outfile {place / gguf.name}",
     )
 
 

@@ -142,8 +142,11 @@ def _put_in_place(files: StudentFiles, manifest: StudentManifest) -> None:
     """Let the trained adapters take the places of those before them, all at once as far as a reader can tell.
 
     Without its manifest a folder holds no student: whatever a kill leaves here, nothing reads new adapters beside the
-    roles or the verdict of the old ones, and the same command does all of this again.
+    roles or the verdict of the old ones, and the same command does all of this again. What was exported goes with the old.
     """
+    if files.export.is_dir() and files.earlier.root.is_dir():
+        shutil.rmtree(files.earlier.export, ignore_errors=True)
+        files.export.rename(files.earlier.export)
     files.manifest.unlink(missing_ok=True)
     files.verdict.unlink(missing_ok=True)
     for new, place in ((files.trained.adapter, files.adapter), (files.trained.adapters, files.adapters)):

@@ -8,6 +8,8 @@ from potstill.config import ServeConfig
 from potstill.errors import InputError
 
 MODELFILE = "Modelfile."
+WHOLE = "[!.]*"
+"""What an export's folder is called once all of it is written."""
 
 
 def export_commands(export: Path, serve: ServeConfig) -> list[list[str]]:
@@ -15,8 +17,8 @@ def export_commands(export: Path, serve: ServeConfig) -> list[list[str]]:
 
     Raises InputError where nothing was exported that the engine reads.
     """
-    wanted = f"*/{MODELFILE}*" if serve.engine == "ollama" else "*/*.gguf"
-    found = sorted(export.glob(wanted))
+    wanted = f"{MODELFILE}*" if serve.engine == "ollama" else "*.gguf"
+    found = sorted(export.glob(f"{WHOLE}/{wanted}"))
     if not found:
         message = f"there is nothing for {serve.engine} in {export}"
         raise InputError(message, hint="write it: `potstill distill --export`")
