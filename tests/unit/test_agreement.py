@@ -41,6 +41,13 @@ def test_json_is_compared_by_values() -> None:
     assert agreement("hot, 3", wanted) == (0.0, False, False)
 
 
+def test_numbers_are_values_and_truth_is_none() -> None:
+    """3.0 is 3, exactly; true is not 1, neither exactly nor in score."""
+    assert agreement('{"n": 3.0}', '{"n": 3}')[:2] == (1.0, True)
+    assert agreement('{"n": true}', '{"n": 1}')[:2] == (0.0, False)
+    assert agreement('{"n": [1e999, NaN]}', '{"n": [1e999, NaN]}')[:2] == (1.0, True)
+
+
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), st.lists))
 def test_any_json_array_agrees_with_itself(value: object) -> None:
     """Whatever JSON the teacher answers, the same JSON agrees fully."""

@@ -10,7 +10,7 @@ import pytest
 from tests.unit.test_verdict import decide, many
 
 from potstill.distill.card import card
-from potstill.distill.effort import Effort, board_power, machine_counters, processor_counters
+from potstill.distill.effort import Counter, Effort, board_power, machine_counters, processor_counters
 from potstill.distill.processes import Card
 from potstill.student.manifest import Energy, StudentManifest, StudentRole
 
@@ -54,6 +54,16 @@ def test_joules_are_counted_over_a_wrap_and_a_restart(tmp_path: Path) -> None:
         pass
     assert other.joules is None
     assert other.seconds < 1e9
+
+
+def test_a_counter_without_end_that_goes_back_ends_the_measurement(tmp_path: Path) -> None:
+    """A card's driver that was loaded anew counts from 0: what was lost is not known, and no infinite sum is written."""
+    values = [5.0, 9.0, 1.0]
+    with Effort(tmp_path / "effort.json", "plan", [Counter("card", lambda: values.pop(0))]) as effort:
+        effort._count()
+    assert effort.joules is None
+    assert "went back" in effort.failed
+    assert json.loads((tmp_path / "effort.json").read_text())["joules"] is None
 
 
 def test_a_counter_that_fails_ends_the_measurement_and_nothing_else(tmp_path: Path) -> None:

@@ -66,10 +66,28 @@ def case(**changes: object) -> Case:
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
 def test_interval_holds_the_mean(values: list[float]) -> None:
-    """The bootstrap interval lies in 0..1, and its ends are in order around the range of the answers."""
-    found = score([judged(value, -1) for value in values])
+    """The bootstrap interval lies in the range of the answers, its ends in order."""
+    found = interval(values, list(map(str, range(len(values)))))
     assert min(values) - 1e-9 <= found.low <= found.high <= max(values) + 1e-9
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
+def test_score_lies_in_its_interval(values: list[float]) -> None:
+    """The ends of a score's interval are in order around it, in 0..1."""
+    found = score([judged(value, -1, str(place)) for place, value in enumerate(values)])
+    assert 0 <= found.low <= found.score + 1e-9
+    assert found.score - 1e-9 <= found.high <= 1
     assert found.n == len(values)
+
+
+def test_a_few_perfect_answers_prove_little() -> None:
+    """Three perfect answers, or thirty to three prompts, are no yes at a margin of 0.1; thirty-five prompts are."""
+    assert not decide(many(1.0, -1, 3)).can_replace
+    assert not decide(many(1.0, -1, 3) * 10).can_replace
+    assert not decide(many(1.0, -1, 34)).can_replace
+    assert decide(many(1.0, -1, 35)).can_replace
+    assert score(many(0.0, -1, 3)).high > 0.5, "nor do a few that are all wrong"
 
 
 @given(st.integers(1, 500), st.data())

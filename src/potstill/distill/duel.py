@@ -11,7 +11,7 @@ from typing import Any
 from potstill.config import Config, Secrets
 from potstill.distill.asking import Judged
 from potstill.distill.metrics import agreement
-from potstill.distill.stats import ceiling, interval
+from potstill.distill.stats import ceiling, score_interval
 from potstill.errors import BudgetError, QuotaError, TeacherError
 from potstill.files import parse_json
 from potstill.ledger import Cap
@@ -143,7 +143,7 @@ def _tally(words: dict[int, int], items: Sequence[Judged]) -> Duel | None:
     if not items:
         return None
     points = [(words[id(item)] + 1) / 2 for item in items]
-    found = interval(points, [item.sample.prompt_id for item in items])
+    found = score_interval(points, [item.sample.prompt_id for item in items])
     return Duel(
         n=len(items),
         wins=points.count(1.0),

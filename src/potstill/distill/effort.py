@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import isinf
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -88,6 +89,8 @@ class Effort:
         if self.joules is not None:
             for counter, value, last in zip(self.counters, values, self._last, strict=True):
                 self.joules += value - last if value >= last else value - last + counter.range_j
+            if isinf(self.joules):  # a driver that was loaded anew counts from 0
+                self.failed, self.joules = "a counter that has no end went back", None
         self._at, self._last = now, values
         document = {"plan_id": self.plan_id, "seconds": self.seconds, "joules": self.joules}
         write_atomic(self.path, json.dumps(document) + "\n")

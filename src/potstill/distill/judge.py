@@ -14,7 +14,7 @@ from potstill.distill.asking import Judged
 from potstill.distill.metrics import METRIC, agreement
 from potstill.distill.router import Nearness, router_rule
 from potstill.distill.similarity import mean_similarity
-from potstill.distill.stats import ceiling, interval
+from potstill.distill.stats import ceiling, interval, score_interval
 from potstill.records import Ceiling, Duel, Gain, Sample, Score, Verdict
 
 HALF = 0.5
@@ -55,7 +55,7 @@ class Evidence:
 
 def score(judged: Sequence[Judged], nll: float | None = None) -> Score:
     """Mean agreement with its 95 % interval over prompts."""
-    found = interval([item.score for item in judged], [item.sample.prompt_id for item in judged])
+    found = score_interval([item.score for item in judged], [item.sample.prompt_id for item in judged])
     formed = [item.well_formed for item in judged if item.well_formed is not None]
     return Score(
         n=len(judged),
@@ -170,4 +170,4 @@ def _judged_low(judged: Sequence[Judged], role: str) -> float:
     """The lower end of a role's judged score; 0 where no answer of it was judged."""
     told = [(item.points, item.sample.prompt_id) for item in judged if item.sample.role == role]
     known = [(points, prompt) for points, prompt in told if points is not None]
-    return interval([points for points, _ in known], [prompt for _, prompt in known]).low if known else 0.0
+    return score_interval([points for points, _ in known], [prompt for _, prompt in known]).low if known else 0.0

@@ -30,7 +30,7 @@ def agreement(answer: str, reference: str) -> Agreement:
     left, right = Counter(_leaves(found)), Counter(_leaves(wanted))
     whole = left.total() + right.total()
     score = 2 * (left & right).total() / whole if whole else 1.0
-    return Agreement(score, exact=found == wanted, well_formed=_shape(found) == _shape(wanted))
+    return Agreement(score, exact=_written(found) == _written(wanted), well_formed=_shape(found) == _shape(wanted))
 
 
 def chrf(answer: str, reference: str) -> float:
@@ -65,7 +65,20 @@ def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
         for inner in value:
             yield from _leaves(inner, (*path, "[]"))
     else:
-        yield path, json.dumps(value, sort_keys=True)
+        yield path, _written(value)
+
+
+def _written(value: Any) -> str:
+    """One spelling for each value: names sorted, 3.0 as 3; true stays apart from 1, unlike in Python."""
+    return json.dumps(_whole(value), sort_keys=True)
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _whole(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_whole(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _shape(value: Any) -> Any:

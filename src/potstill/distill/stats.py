@@ -41,6 +41,18 @@ def interval(values: Sequence[float], clusters: Sequence[str]) -> Interval:
     return Interval(sum(values) / len(values), means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES)])
 
 
+def score_interval(scores: Sequence[float], clusters: Sequence[str]) -> Interval:
+    """`interval` of scores in 0..1, no surer than so many clusters allow.
+
+    Resampling sees no spread in equal scores: three perfect answers would prove perfection. Were all clusters perfect
+    (or worthless), the truth could still lie at Wilson's bound for so many, and no end of the interval passes that.
+    """
+    found = interval(scores, clusters)
+    number = len(set(clusters))
+    surest = wilson_low(number, number, 0.025)
+    return Interval(found.mean, min(found.low, surest), max(found.high, 1 - surest))
+
+
 def wilson_low(good: int, total: int, level: float) -> float:
     """Lower bound of a share at a one-sided level (Wilson 1927, doi 10.1080/01621459.1927.10502953)."""
     z = NormalDist().inv_cdf(1 - level)
@@ -54,5 +66,5 @@ def ceiling(scores: Sequence[tuple[str, float]], source: str) -> Ceiling | None:
     """The teacher's agreement with itself from (prompt, score); None where there is none."""
     if not scores:
         return None
-    found = interval([score for _, score in scores], [prompt for prompt, _ in scores])
+    found = score_interval([score for _, score in scores], [prompt for prompt, _ in scores])
     return Ceiling(n=len(scores), score=found.mean, low=found.low, high=found.high, source=source)
