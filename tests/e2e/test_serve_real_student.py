@@ -222,6 +222,23 @@ def test_a_student_that_cannot_be_served_is_named_without_its_path(served: dict[
         assert message == f"student: {name!r} cannot be served here; the server's log says why"
 
 
+@pytest.mark.parametrize("role", ["all", "hybrid", "all-MiniLM-L6-v2"])
+def test_a_role_may_not_have_another_models_name(served: dict[str, Any], potstill: Run, role: str) -> None:
+    """It could not be asked: such a student is refused at the start (code 2, with the name), and as a successor (400)."""
+    students = served["workspace"] / "students"
+    shutil.copytree(students / "second", students / f"named-{role}")
+    manifest = students / f"named-{role}" / "manifest.json"
+    manifest.write_text(manifest.read_text("utf-8").replace('"hardware-expert"', f'"{role}"'))
+    options = ("-w", served["workspace"], "--name", f"named-{role}", "--port", "0", "--set", "student.device=cpu")
+    done = potstill("serve-local", *options, timeout_s=60)
+    assert done.returncode == 2
+    assert f"the role {role!r} cannot be served" in done.stderr
+    headers = {"Authorization": f"Bearer {ADMIN}"}
+    assert (
+        httpx.post(f"{served['url']}/v1/roles", json={"student": f"named-{role}"}, headers=headers).status_code == 400
+    )
+
+
 def test_roles_are_dropped_by_an_admin(served: dict[str, Any]) -> None:
     """DELETE takes a role out of the models; a query key may not, an unknown role or a path is 404, the last one stays."""
     with httpx.Client(base_url=served["url"], headers={"Authorization": f"Bearer {ADMIN}"}, timeout=60) as admin:

@@ -103,11 +103,13 @@ async def _serve(session: Session, listener: socket.socket, *, hybrid: bool) -> 
     from potstill.serve.access import Keys
     from potstill.serve.app import Parts, create_app
     from potstill.serve.server import run, url_of
+    from potstill.serve.wire import check_names
     from potstill.student.local import load_student
 
     quiet_libraries(session)
     config, secrets, workspace = session.config, session.secrets, session.workspace
     student = load_student(workspace.student(config.distill.name), config.student, session.say)
+    check_names(student.roles, config.cache.encoder)
     if hybrid:
         _check_writable(workspace)
         _check_router(session, student)
@@ -181,10 +183,12 @@ def _encoder_of(session: Session) -> tuple[str, Callable[[list[str]], list[tuple
 
 def _reader_of(session: Session, student: Any) -> Callable[[str], Callable[[Any], None]]:
     """Reads another student of this workspace, of the same base, to be served in place of roles of the same names."""
+    from potstill.serve.wire import check_names
     from potstill.student.local import LocalStudent, read_student
 
     def read(name: str) -> Callable[[LocalStudent], None]:
         loaded = read_student(session.workspace.student(name))
+        check_names((role.name for role in loaded.manifest.roles), session.config.cache.encoder)
         if loaded.manifest.base_sha != student.base_sha:
             message = f"the student {name!r} stands on another base than the one that is served"
             raise InputError(message, hint="start another server for it")

@@ -14,13 +14,19 @@ from potstill.config import ServeLimits
 from potstill.pricing.tokens import estimate_tokens
 from potstill.records import Message, Trace
 from potstill.serve.edge import Notes
-from potstill.serve.errors import ApiError
+from potstill.serve.errors import ApiError, bad_value
 from potstill.serve.intake import unless_gone
 from potstill.serve.metrics import Metrics
 from potstill.serve.outage import QueueFullError
 from potstill.serve.replies import DONE, ChatReply, Choice, event
 from potstill.serve.streaming import Streamed, chained
-from potstill.serve.wire import HYBRID, ChatRequest, check_hybrid
+from potstill.serve.wire import HYBRID, ChatRequest
+
+OWN_SAMPLING = (
+    "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop", "frequency_penalty",
+    "presence_penalty", "logit_bias", "logprobs", "top_logprobs", "response_format",
+)  # fmt: skip
+"""What the hybrid router sets by itself, so that a request may not."""
 
 
 class RoutedAnswer(Protocol):
@@ -250,3 +256,19 @@ def _route(trace: Trace) -> dict[str, Any]:
         "trace_id": trace.id,
         "entry_id": trace.entry_id,
     }
+
+
+def check_hybrid(request: ChatRequest) -> None:
+    """Refuse what the router decides by itself; raises ApiError (400)."""
+    given = request.model_fields_set
+    for name in OWN_SAMPLING:
+        if name in given and getattr(request, name) is not False:
+            message = f"{name}: the model {HYBRID!r} sets it by its config"
+            raise ApiError(400, message, code="unsupported_parameter", param=name)
+    if request.n is not None and request.n > 1:
+        raise ApiError(400, f"n: the model {HYBRID!r} gives one answer", code="unsupported_parameter", param="n")
+    if any(turn.message.role == "system" for turn in request.messages):
+        message = f"messages: the model {HYBRID!r} has its roles' system prompts; a request brings none"
+        raise ApiError(400, message, code="unsupported_value", param="messages")
+    if request.messages[-1].role != "user" or not request.question.strip():
+        raise bad_value(param="messages", problem="the last one must be the user's question")

@@ -6,20 +6,22 @@ A parameter that is wrong, or that this server does not support, is refused with
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from potstill.config import ServeLimits
+from potstill.errors import InputError
 from potstill.records import Message
-from potstill.serve.errors import ApiError, bad_value
+from potstill.serve.errors import bad_value
 from potstill.student.answers import StudentQuery
 
 HYBRID = "hybrid"
 """The model name of the router: cache, then student, then teacher."""
 ALL = "all"
 """The model name under which every role answers, in one batch."""
+
 
 Stop = Annotated[str, Field(min_length=1, max_length=200)]
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
@@ -286,24 +288,8 @@ def check_limits(request: Sampled, count: int, limits: ServeLimits) -> None:
             raise bad_value(param=name, problem=f"at most {limits.max_new_tokens}")
 
 
-OWN_SAMPLING = (
-    "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop", "frequency_penalty",
-    "presence_penalty", "logit_bias", "logprobs", "top_logprobs", "response_format",
-)  # fmt: skip
-"""What the hybrid router sets by itself, so that a request may not."""
-
-
-def check_hybrid(request: ChatRequest) -> None:
-    """Refuse what the router decides by itself; raises ApiError (400)."""
-    given = request.model_fields_set
-    for name in OWN_SAMPLING:
-        if name in given and getattr(request, name) is not False:
-            message = f"{name}: the model {HYBRID!r} sets it by its config"
-            raise ApiError(400, message, code="unsupported_parameter", param=name)
-    if request.n is not None and request.n > 1:
-        raise ApiError(400, f"n: the model {HYBRID!r} gives one answer", code="unsupported_parameter", param="n")
-    if any(turn.message.role == "system" for turn in request.messages):
-        message = f"messages: the model {HYBRID!r} has its roles' system prompts; a request brings none"
-        raise ApiError(400, message, code="unsupported_value", param="messages")
-    if request.messages[-1].role != "user" or not request.question.strip():
-        raise bad_value(param="messages", problem="the last one must be the user's question")
+def check_names(roles: Iterable[str], encoder: str) -> None:
+    """Refuse roles that could not be asked, because another model has their name; raises InputError."""
+    if taken := {ALL, HYBRID, encoder}.intersection(roles):
+        message = f"the role {min(taken)!r} cannot be served: there is a model of that name beside the roles"
+        raise InputError(message, hint="give the role another name, and distill it anew")
