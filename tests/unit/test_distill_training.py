@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import weakref
@@ -19,7 +20,7 @@ from potstill.distill.data import Rows
 from potstill.distill.progress import Progress
 from potstill.distill.resume import last_checkpoint, own_checkpoints, stop_early
 from potstill.distill.sharding import WISH, wants_sharding
-from potstill.distill.train import Job, train
+from potstill.distill.train import Job, default_learning_rate, train
 from potstill.errors import MachineError
 from potstill.student.base import load_base
 
@@ -132,6 +133,7 @@ def test_early_stopping_keeps_the_best(tmp_path: Path, base: Path) -> None:
     """Validation that contradicts training stops the run early, and the adapter saved is that of the lowest loss."""
     reverse = Rows([{"input_ids": [3, *range(60, 4, -3)], "labels": [-100, *range(60, 4, -3)]}], 0, 0, 0, 0)
     settings = {"early_stopping": 2, "eval_steps": 1, "epochs": 30, "lora": {"r": 4, "target_modules": "all-linear"}}
+    settings["checkpoint_steps"] = 1
     config = StudentConfig(base=str(base), device="cpu")
     log = train(config, job(tmp_path, reverse, **settings), ignore)
     losses = [entry["eval_loss"] for entry in log if "eval_loss" in entry]
@@ -141,6 +143,30 @@ def test_early_stopping_keeps_the_best(tmp_path: Path, base: Path) -> None:
     saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert best.keys() == saved.keys()
     assert all(torch.equal(best[name], saved[name]) for name in best)
+    newest = Path(str(last_checkpoint(tmp_path / "checkpoints")))
+    last = load_file(newest / "adapter_model.safetensors")
+    assert not all(torch.equal(last[name], saved[name]) for name in last), "not the last weights, but the best ones"
+
+
+def test_the_rate_rises_and_falls(tmp_path: Path, base: Path) -> None:
+    """After a linear rise over the first tenth of the steps, the learning rate follows half a cosine down to 0."""
+    settings = {"warmup_ratio": 0.1, "epochs": 10, "lora": {"r": 4, "target_modules": ["q_proj"]}, "eval_steps": None}
+    log = train(StudentConfig(base=str(base), device="cpu"), job(tmp_path, **settings), ignore)
+    rates = {entry["step"]: entry["learning_rate"] for entry in log if "learning_rate" in entry}
+    assert set(rates) == {10, 20, 30, 40, 50, 60}
+    for step, rate in rates.items():
+        done = [(place - 6) / 54 for place in (step - 1, step)]  # logged before or after the step's own change
+        expected = [0.01 * (1 + math.cos(math.pi * share)) / 2 for share in done]
+        assert min(expected) - 1e-9 <= rate <= max(expected) + 1e-9
+
+
+def test_the_default_rate_is_the_published_fit() -> None:
+    """Figures that tinker-cookbook's fit gives: Llama 1B, 3B and 8B, Qwen 2.5 0.5B and 7B; a tiny base is held at 0.01."""
+    known = {("llama", 2048): 4.9e-4, ("llama", 3072): 3.6e-4, ("llama", 4096): 2.9e-4}
+    known |= {("qwen2", 896): 5.3e-4, ("qwen2", 3584): 4.8e-4}
+    for (family, hidden), rate in known.items():
+        assert default_learning_rate(hidden, family) == pytest.approx(rate, rel=0.02)
+    assert default_learning_rate(8) == 0.01
 
 
 @pytest.mark.parametrize("checkpoint_steps", [1, 5])

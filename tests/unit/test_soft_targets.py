@@ -14,10 +14,12 @@ from potstill.config import DistillConfig, SoftTargets, StudentConfig
 from potstill.distill.data import Rows
 from potstill.distill.engine import cross_entropy
 from potstill.distill.loss import Head
+from potstill.distill.packing import Document, pack
 from potstill.distill.progress import Progress
 from potstill.distill.soft_targets import check_teacher, divergence, soft_loss, soft_objective
 from potstill.distill.train import Job, train
 from potstill.errors import InputError
+from potstill.student.base import load_base
 
 VOCABULARY = 48
 TRAINING: dict[str, Any] = {
@@ -106,6 +108,51 @@ def test_chunks_change_nothing() -> None:
         results.append((loss.detach(), *torch.autograd.grad(loss, hidden)))
     for left, right in zip(*results, strict=True):
         assert torch.allclose(left, right, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["forward", "reverse", "jsd"])
+def test_soft_loss_is_the_papers_formula(kind: str) -> None:
+    """T^2 times the divergence of the distributions at temperature T, weighted and summed, as written out by hand."""
+    generator = torch.Generator().manual_seed(3)
+    hidden, known = torch.randn(2, 5, 8, generator=generator).unbind()
+    heads = [Head(torch.randn(11, 8, generator=generator)) for _ in range(2)]
+    weights, temperature = torch.rand(5, generator=generator), 2.5
+    soft = SoftTargets.model_validate({"temperature": temperature, "divergence": kind})
+    found = soft_loss((hidden, heads[0]), (known, heads[1]), weights, soft)
+    student, teacher = (
+        torch.softmax((rows @ head.weight.T).double() / temperature, dim=-1)
+        for rows, head in zip((hidden, known), heads, strict=True)
+    )
+    middle = (teacher + student) / 2
+    terms = {
+        "forward": teacher * (teacher / student).log(),
+        "reverse": student * (student / teacher).log(),
+        "jsd": 0.5 * teacher * (teacher / middle).log() + 0.5 * student * (student / middle).log(),
+    }
+    expected = temperature**2 * (weights * terms[kind].sum(-1)).sum()
+    assert abs(float(found) - float(expected)) < 1e-4 * float(expected)
+
+
+def test_the_objective_mixes_both_losses(student: StudentConfig, teacher: Path) -> None:
+    """(1 - weight) of cross-entropy and `weight` of the soft loss; of a text that the student wrote, the soft one alone."""
+    soft = SoftTargets.model_validate({"teacher": str(teacher), "temperature": 2.0, "weight": 0.3})
+    base = load_base(student)
+    objective = soft_objective(student, soft)(base)
+    ids = (5, 9, 14, 7, 33)
+    row = torch.tensor([ids])
+    known = LlamaForCausalLM.from_pretrained(teacher).eval()
+    with torch.no_grad():
+        hidden = base.get_decoder()(input_ids=row).last_hidden_state[0, :-1]
+        target, wanted = base(input_ids=row).logits[0, :-1], known(input_ids=row).logits[0, :-1]
+    hard = float(torch.nn.functional.cross_entropy(target, row[0, 1:], reduction="sum"))
+    mild = 4 * float(divergence(wanted / 2, target / 2, "forward").sum())
+    for said in (False, True):
+        packed = pack([Document(ids, (-100, *ids[1:]), weight=2.0, sampled=said)], torch.device("cpu"))
+        expected = 2 * (0.3 * mild + (0.0 if said else 0.7 * hard))
+        assert float(objective(hidden, packed)) == pytest.approx(expected, rel=1e-4)
+    packed = pack([Document(ids, (-100, *ids[1:]))], torch.device("cpu"))
+    with torch.no_grad():
+        assert float(objective(hidden, packed)) == pytest.approx(hard, rel=1e-4)
 
 
 def test_another_vocabulary_is_refused(tmp_path: Path, student: StudentConfig) -> None:
