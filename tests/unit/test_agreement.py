@@ -6,8 +6,9 @@ import json
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.samples import line_of
 
-from potstill.distill.heldout import _Shingles
+from potstill.distill.heldout import _Shingles, fair
 from potstill.distill.metrics import agreement, chrf
 
 
@@ -65,3 +66,11 @@ def test_one_changed_word_is_a_near_duplicate_of_a_long_question() -> None:
     assert shingles.nearest(known.replace("small", "tiny"))[1] > 0.85
     assert shingles.nearest("How do I train a language model?")[1] < 0.5
     assert shingles.nearest("%") == ("", 0.0)
+
+
+def test_the_same_question_leaks_in_any_form() -> None:
+    """In full-width letters, another case and other marks it is the same question, a leak at a threshold of 1 too."""
+    held_out = [line_of(("user", question), ("assistant", "a")) for question in ("ＧＰＵ 太熱！", "gpu 太冷")]
+    found = fair([line_of(("user", "gpu 太熱"), ("assistant", "b"))], held_out, 1.0)
+    assert [leak.sample for leak in found.leaks] == held_out[:1]
+    assert found.samples == held_out[1:]

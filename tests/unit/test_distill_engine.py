@@ -405,3 +405,9 @@ def test_learning_rate_follows_size_and_family() -> None:
     assert default_learning_rate(3584, "qwen2") == pytest.approx(4.78e-4, rel=0.01)
     assert default_learning_rate(1) == 0.01
     assert math.isfinite(default_learning_rate(100_000))
+
+
+def test_a_document_weighs_by_its_learned_tokens() -> None:
+    """Half a weight on two learned tokens divides the loss by one; the first token, which nothing predicts, never counts."""
+    assert Document((5, 6, 7), (-100, 6, 7), weight=0.5).mass == 1.0
+    assert Document((5, 6, 7), (5, 6, 7), weight=0.5).mass == 1.0
