@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from potstill.errors import InputError, UsageError
+from potstill.errors import InputError, MachineError, UsageError
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
@@ -83,6 +84,33 @@ class LineFile:
         with suppress(OSError):  # a full disk, which whoever wrote has heard of
             self._file.close()
         self._temporary.unlink(missing_ok=True)
+
+
+class FileLock:
+    """One process at a time: SQLite's own lock on an empty file, which works wherever the ledger does and ends with its process."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file; raises MachineError where it cannot be made."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = sqlite3.connect(path, timeout=0, isolation_level=None)
+        except (OSError, sqlite3.OperationalError) as error:
+            message = f"cannot create {path}: {error}"
+            raise MachineError(message) from error
+
+    def taken(self) -> bool:
+        """Take it; False where another process has it."""
+        try:
+            self._lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise
+            return False
+        return True
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._lock.close()
 
 
 def read_text(path: Path, what: str) -> str:

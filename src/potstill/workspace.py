@@ -59,6 +59,11 @@ class StudentFiles:
         return self.root / "effort.json"
 
     @property
+    def distilling(self) -> Path:
+        """`.distill.lock`: locked, and always empty, while a run of `distill` is at work on this student."""
+        return self.root / ".distill.lock"
+
+    @property
     def verdict(self) -> Path:
         """`verdict.json`: how the student compares with the teacher."""
         return self.root / "verdict.json"

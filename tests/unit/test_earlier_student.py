@@ -13,6 +13,7 @@ from potstill.config import Config, with_values
 from potstill.distill.progress import Progress
 from potstill.distill.report import summary
 from potstill.distill.run import Distilled, distill
+from potstill.files import FileLock
 from potstill.workspace import Workspace
 
 
@@ -69,6 +70,24 @@ def test_the_student_that_gives_way_is_kept_and_compared_with(config: Config) ->
     assert not files.export.exists()
     assert run(1) == Distilled(second.manifest, second.verdict, fresh=False)
     assert kept.manifest.read_text() == first.manifest.model_dump_json(indent=2) + "\n"
+
+
+def test_a_second_run_waits_for_the_first(config: Config) -> None:
+    """Where another run is at work on the student, it is said, and nothing is touched until that has ended."""
+    workspace = Workspace(Path(config.workspace))
+    files = workspace.student(config.distill.name)
+    other = FileLock(files.distilling)
+    assert other.taken()
+    said: list[str] = []
+
+    def end_the_other(text: str) -> None:
+        said.append(text)
+        if "waiting" in text:
+            assert not files.checkpoints.exists()
+            other.close()
+
+    assert distill(config, workspace, end_the_other, nothing) is not None
+    assert sum("waiting until it has ended" in text for text in said) == 1
 
 
 def test_only_what_is_finished_is_tidied_up(config: Config) -> None:

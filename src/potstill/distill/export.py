@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from potstill.config import StudentConfig
+from potstill.distill.alone import alone
 from potstill.distill.gguf_file import refusal, write_gguf
 from potstill.distill.modelfile import modelfile
 from potstill.errors import InputError, QualityGateError
 from potstill.files import write_atomic
 from potstill.records import Record, Sample
 from potstill.student.base import base_sha, load_base, load_tokenizer
+from potstill.student.hub import silent
 from potstill.student.manifest import StudentManifest, adapter_folders, read_manifest
 from potstill.student.template import encode_prompt, encode_sample, stop_ids
 from potstill.workspace import StudentFiles
@@ -88,7 +90,8 @@ def export(
     for adapter in dict.fromkeys(folders.values()):
         roles = [role for role, folder in folders.items() if folder == adapter]
         parts.append((None if manifest.adapters == "shared" else roles[0], adapter, roles))
-    exported = [_export_one(files, manifest, config, part, held_out) for part in parts]
+    with alone(files, silent):
+        exported = [_export_one(files, manifest, config, part, held_out) for part in parts]
     for item in exported:
         for path, check in ((item.folder, item.agreement), (item.gguf, item.gguf_agreement)):
             if check is not None and check.same_token < least_agreement:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import NamedTuple
 
 from potstill.config import Config, Secrets
+from potstill.distill.alone import alone
 from potstill.distill.asking import Judged
 from potstill.distill.card import card, lineage
 from potstill.distill.data import Data, Rows, check_some, encode
@@ -33,6 +36,13 @@ from potstill.student.hub import silent
 from potstill.student.machine import LOCAL_PACKAGES, installed
 from potstill.student.manifest import Energy, StudentManifest, adapter_folders, read_manifest
 from potstill.workspace import StudentFiles, Workspace
+
+
+class Told(NamedTuple):
+    """Who hears of what happens, and of the steps of training."""
+
+    say: Say
+    follow: Follow
 
 
 @dataclass(frozen=True)
@@ -60,9 +70,24 @@ def distill(
     """
     files = workspace.student(config.distill.name)
     prepared = prepare(config, workspace, say)
-    sharded = wants_sharding(config)
-    if sharded:
+    if wants_sharding(config):
         prepared = replace(prepared, load=load_sharded)
+    with alone(files, say) if is_first_process(config.student) else nullcontext():
+        wait_for_all()  # what stands there is looked at once nobody else is at work on it
+        return _distilled(config, workspace, prepared, Told(say, follow), secrets, reader)
+
+
+def _distilled(
+    config: Config,
+    workspace: Workspace,
+    prepared: Prepared,
+    told: Told,
+    secrets: Secrets | None,
+    reader: MakeReader | None,
+) -> Distilled | None:
+    """What is left to be done of training and judging."""
+    files, say, follow = workspace.student(config.distill.name), told.say, told.follow
+    sharded = prepared.load is load_sharded
     manifest = _trained_before(files, prepared)
     known = None if manifest is None else _judged_before(config, files)
     if not is_first_process(config.student):
@@ -176,7 +201,11 @@ def _set_aside(files: StudentFiles) -> None:
         return
     new = files.root / "earlier.new"
     shutil.rmtree(new, ignore_errors=True)
-    shutil.copytree(files.root, new, ignore=shutil.ignore_patterns("checkpoints", "effort.json", "export", "earlier*"))
+    shutil.copytree(
+        files.root,
+        new,
+        ignore=shutil.ignore_patterns("checkpoints", "effort.json", "export", "earlier*", f"{files.distilling.name}*"),
+    )
     shutil.rmtree(files.earlier.root, ignore_errors=True)
     new.rename(files.earlier.root)
 
