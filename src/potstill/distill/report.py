@@ -19,7 +19,7 @@ td,th{border-bottom:1px solid #ddd;padding:.35rem .6rem;text-align:left;vertical
 th{overflow-wrap:normal}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .box{border-left:.4rem solid;padding:.6rem 1rem;background:#f6f7f8;font-size:1.1rem}.yes{border-color:#067a3b}
 .no{border-color:#a33}.same{color:#067a3b}.small{color:#555;font-size:.9rem}img{max-width:100%;height:auto}
-.chosen{background:#e9f6ee}.scroll{overflow-x:auto}.sides td{min-width:8rem;max-width:22rem}.sides td.n{min-width:0}
+.chosen{background:#e9f6ee}.scroll{overflow-x:auto}.sides td{min-width:8rem;max-width:22rem;white-space:pre-wrap}.sides td.n{min-width:0;white-space:nowrap}
 .bar{position:relative;height:1.5rem;background:#f1f2f4;min-width:10rem}.bar *{position:absolute;top:0;bottom:0}
 .span{background:#9db9d6}.mean{width:2px;background:#123}.goal{width:2px;background:#a33}
 .tally{display:flex;height:1.7rem;color:#fff;font-size:.9rem;text-align:center;max-width:44rem}
@@ -132,7 +132,8 @@ def plot_loss(log: Sequence[dict[str, float]], path: Path) -> None:
             axes.plot(*zip(*points, strict=True), marker=".", label=label)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss (nats a token)")
-    axes.set_ylim(bottom=0)
+    top = max((entry[key] for entry in log for key in ("loss", "eval_loss") if key in entry), default=1.0)
+    axes.set_ylim(0, top * 1.05)
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend()
