@@ -1,9 +1,9 @@
 """What `distill --plan` says of memory, beside the bytes that a true training step holds on a card that computes nothing.
 
-    python benchmarks/fit_trace.py [--only NAME] [--layers N] [--out benchmarks/results/fit.md]
+    python benchmarks/fit_trace.py [--only NAME] [--layers N] [--half nf4] [--out benchmarks/results/fit.md]
 
 Runs potstill's own step (packing, loss, LoRA r 16 on all linear layers, Adam) on the full shapes under torch's
-FakeTensorMode, counts every live tensor (see `fake_card`), and compares the peak with `fit.training_memory`. Needs g++.
+FakeTensorMode, counts every live tensor (see `fake_card`), and compares the peak with `fit.training_memory`. `--half nf4` is QLoRA through bitsandbytes' own layers. Needs g++.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from page import deliver, head
 RANK = 16
 DOCUMENT = 512
 BUDGETS = (2048, 8192, 16384)
+MODES = (("bf16", False), ("bf16", True), ("fp16", True), ("nf4", False), ("nf4", True))
+"""Type, and whether activations are computed twice."""
 GIB = 2**30
 FAMILIES = {"Qwen2.5": "qwen2", "gemma-3": "gemma3_text", "Llama": "llama"}
 ABOUT = (
@@ -49,12 +53,16 @@ def trace(shape: Any, tokens: int, *, checkpointing: bool, half: str = "bf16") -
     """The peak of a training step: the second one, when Adam's moments exist."""
     import torch
 
-    capability = {"bf16": (9, 0), "fp16": (7, 5)}[half]
+    capability = (7, 5) if half == "fp16" else (9, 0)
+    dtype = torch.float16 if half == "fp16" else torch.bfloat16
+    make = four_bit_layer() if half == "nf4" else None  # bitsandbytes looks for a true card when it is imported
     with fake_card.running(capability) as card, tempfile.TemporaryDirectory() as folder:
         card.kind = "weights"
-        base = new_base(shape, {"bf16": torch.bfloat16, "fp16": torch.float16}[half])
+        base = new_base(shape, dtype)
+        if make is not None:
+            quantize(base, make)
         card.kind = "adapters"
-        engine = new_engine(base, Path(folder), half, checkpointing=checkpointing)
+        engine = new_engine(base, Path(folder), "fp16" if half == "fp16" else "bf16", checkpointing=checkpointing)
         learning = [each for each in engine.model.parameters() if each.requires_grad]
         optimizer = torch.optim.AdamW(learning, fused=True)
         card.kind = "activations"
@@ -90,6 +98,48 @@ def new_base(shape: Any, dtype: Any) -> Any:
     return base.requires_grad_(requires_grad=False)
 
 
+def quantize(base: Any, make: Callable[[Any], Any]) -> None:
+    """Put 4-bit layers in the place of all linear ones but the head, as transformers does."""
+    import torch
+
+    names = [name for name, layer in base.named_modules() if type(layer) is torch.nn.Linear and "lm_head" not in name]
+    for name in names:
+        parent, _, last = name.rpartition(".")
+        setattr(base.get_submodule(parent), last, make(base.get_submodule(name)))
+    base.is_loaded_in_4bit = True
+
+
+def four_bit_layer() -> Callable[[Any], Any]:
+    """Makes bitsandbytes' layer of a linear one: its sizes and its way forward and back, but no numbers."""
+    import torch
+    from bitsandbytes import matmul_4bit
+    from bitsandbytes.functional import QuantState
+    from bitsandbytes.nn import Linear4bit
+
+    class FourBit(Linear4bit):  # type: ignore[misc]
+        """A layer of 4-bit weights in blocks of 64, their scales in 8 bits in blocks of 256."""
+
+        def __init__(self, old: Any) -> None:
+            torch.nn.Linear.__init__(self, old.in_features, old.out_features, bias=False, device="meta")
+            size, device, dtype = old.weight.numel(), old.weight.device, old.weight.dtype
+            self.weight = torch.nn.Parameter(
+                torch.zeros(size // 2, 1, dtype=torch.uint8, device=device), requires_grad=False
+            )
+            self.weight.compress_statistics, self.weight.quant_type, self.weight.quant_state = True, "nf4", None
+            self.bias, self.compute_dtype, blocks = old.bias, dtype, size // 64
+            zeros = partial(torch.zeros, device=device)
+            scales = QuantState(zeros(-(-blocks // 256)), code=zeros(256), blocksize=256, dtype=torch.float32)
+            self.state = QuantState(
+                zeros(blocks, dtype=torch.uint8), old.weight.shape, zeros(16), 64, "nf4", dtype, zeros(()), scales
+            )
+
+        def forward(self, x: Any) -> Any:
+            given = x.dtype
+            return matmul_4bit(x.to(self.compute_dtype), self.weight, self.state, bias=self.bias).to(given)
+
+    return FourBit
+
+
 def new_engine(base: Any, folder: Path, half: str, *, checkpointing: bool) -> Any:
     """The training engine over adapters on all linear layers."""
     from accelerate import Accelerator
@@ -118,19 +168,17 @@ def documents(lengths: tuple[int, ...]) -> list[Any]:
     return [Document((7,) * size, (UNLEARNED,) * (size // 2) + (7,) * (size - size // 2)) for size in lengths]
 
 
-def estimate(shape: Any, tokens: int, *, checkpointing: bool) -> int:
+def estimate(shape: Any, tokens: int, *, checkpointing: bool, nf4: bool) -> int:
     """What the plan says that torch allocates at most."""
     from potstill.student.fit import Recipe, training_memory
 
-    return int(
-        training_memory(shape, Recipe(tokens, RANK, checkpointing=checkpointing, loss_rows=shape.loss_rows)).peak
-    )
+    return int(training_memory(shape, Recipe(tokens, RANK, nf4, checkpointing, shape.loss_rows)).peak)
 
 
 def row(shape: Any, tokens: int, *, checkpointing: bool, half: str) -> dict[str, Any]:
     """One line of the table."""
     found = trace(shape, tokens, checkpointing=checkpointing, half=half)
-    said = estimate(shape, tokens, checkpointing=checkpointing)
+    said = estimate(shape, tokens, checkpointing=checkpointing, nf4=half == "nf4")
     return {
         "base": shape.name.rpartition("/")[2],
         "half": half,
@@ -171,13 +219,14 @@ def main() -> None:
     parser.add_argument("--only", default="", help="shapes whose name contains this")
     parser.add_argument("--layers", type=int, help="so many layers in place of the shape's own")
     parser.add_argument("--tokens", type=int, action="append", help=f"tokens of a micro-batch (default: {BUDGETS})")
+    parser.add_argument("--half", action="append", choices=("bf16", "fp16", "nf4"), help="default: bf16 and fp16")
     parser.add_argument("--out", type=Path, help="write the page here too")
     given = parser.parse_args()
     fake_card.insert()
     rows = []
     for shape in shapes(given.only, given.layers):
         for tokens in given.tokens or BUDGETS:
-            for half, checkpointing in (("bf16", False), ("bf16", True), ("fp16", True)):
+            for half, checkpointing in [mode for mode in MODES if mode[0] in (given.half or ("bf16", "fp16"))]:
                 rows.append(row(shape, tokens, checkpointing=checkpointing, half=half))
                 print(json.dumps(rows[-1]), flush=True)
     deliver(page(rows), given.out)

@@ -167,12 +167,13 @@ def batched(model: Any, **more: Any) -> Callable[[list[Ask]], int]:
     return run
 
 
-def paged(model: Any) -> Callable[[list[Ask]], int]:
-    """Transformers' continuous batching, its manager kept between runs, its memory bounded for a small machine."""
+def paged(model: Any, *, bounded: bool = True) -> Callable[[list[Ask]], int]:
+    """Transformers' continuous batching, its manager kept between runs; `bounded`: its memory, for a small machine."""
     from transformers import ContinuousBatchingConfig, GenerationConfig
 
     config = GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0, max_new_tokens=128)
-    limits = ContinuousBatchingConfig(num_blocks=256, max_batch_tokens=512, page_size=32)
+    sizes = {"num_blocks": 256, "max_batch_tokens": 512, "page_size": 32} if bounded else {}
+    limits = ContinuousBatchingConfig(**sizes)
 
     def run(work: list[Ask]) -> int:
         with model.continuous_batching_context_manager(

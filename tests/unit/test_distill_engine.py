@@ -283,6 +283,16 @@ def test_out_of_memory_in_the_backward_pass_leaves_no_half_gradient(tmp_path: Pa
     assert furthest(gradients(engine.model), gradients(expected.model)) < 1e-6
 
 
+def test_a_base_that_overflows_in_16_bits_is_refused() -> None:
+    """Gemma 3 on a T4: what has no numbers in float16 is refused for that reason, before anything is trained."""
+    base = new_base(packed=False).half()
+    with torch.no_grad():
+        base.get_decoder().layers[0].mlp.up_proj.weight.mul_(6e4)
+        base.get_decoder().layers[0].mlp.down_proj.weight.fill_(6e4)
+    with pytest.raises(InputError, match="llama overflows in float16"):
+        use_packing(base)
+
+
 @pytest.mark.parametrize(
     ("error", "spent"),
     [

@@ -254,8 +254,12 @@ def use_packing(model: Any) -> None:
 
 
 def _compare(model: Any, part: str, found: Any, expected: Any) -> None:
-    """Raise InputError where our way comes to something else than the architecture's own."""
-    tolerance = PROBE_TOLERANCE[str(expected.dtype).removeprefix("torch.")]
+    """Raise InputError where our way comes to something else than the architecture's own, or that is not finite."""
+    kind = str(expected.dtype).removeprefix("torch.")
+    if not bool(expected.isfinite().all()):
+        message = f"{model.config.model_type} overflows in {kind}"
+        raise InputError(message, hint="a card that has bfloat16, another student.base, or --set student.dtype=float32")
+    tolerance = PROBE_TOLERANCE[kind]
     difference = float((found - expected).abs().max() / expected.abs().max())
     if not difference <= tolerance:
         message = f"{model.config.model_type}: {part} differs from its own by {difference:.2g}"
