@@ -25,6 +25,8 @@ say()  { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 show() { printf '\033[2m$ %s\033[0m\n' "$*"; "$@"; }    # print a command as a user would type it, then run it
 
 stop() {
+    # shellcheck disable=SC2086
+    # Unquoted: one that was not started is no argument.
     kill ${emulator:-} ${server:-} 2>/dev/null || true
     wait 2>/dev/null || true
 }
@@ -51,20 +53,20 @@ GOOGLE_GEMINI_BASE_URL=$(address "$run/emulator.out" $emulator); export GOOGLE_G
 echo "emulator at $GOOGLE_GEMINI_BASE_URL"
 
 say "1. cost estimate: know before you spend"
-show potstill cost estimate -c $config -w $run
+show potstill cost estimate -c $config -w "$run"
 
 say "2. generate: prompts x roles -> dataset, never over budget, never paid twice"
-show potstill generate -c $config -w $run --max-cost 1.00
+show potstill generate -c $config -w "$run" --max-cost 1.00
 echo "   the same command again pays nothing:"
-show potstill generate -c $config -w $run --max-cost 1.00 --quiet
-show potstill cost report -c $config -w $run
+show potstill generate -c $config -w "$run" --max-cost 1.00 --quiet
+show potstill cost report -c $config -w "$run"
 
 say "3. distill: a small student, and a verdict on held-out questions"
 show python scripts/build_tiny_base.py --out $base --size $size
-show potstill distill -c $config -w $run ${student[@]+"${student[@]}"}
+show potstill distill -c $config -w "$run" ${student[@]+"${student[@]}"}
 
 say "4. serve-local: the student's roles behind an OpenAI-compatible API"
-potstill serve-local -c $config -w $run --port 0 >"$run/server.out" &
+potstill serve-local -c $config -w "$run" --port 0 >"$run/server.out" &
 server=$!
 OPENAI_BASE_URL=$(address "$run/server.out" $server)/v1
 export OPENAI_BASE_URL
@@ -74,17 +76,17 @@ server=
 
 say "5. infer: cache -> student -> Gemini, each answer at the lowest cost"
 question=$(sed -n '/^[^#]/p' prompts/tasks/faq-queries.en.txt | head -1)
-show potstill infer -c $config -w $run "$question"
+show potstill infer -c $config -w "$run" "$question"
 echo "   once more: an exact hit"
-show potstill infer -c $config -w $run "$question"
+show potstill infer -c $config -w "$run" "$question"
 echo "   in other words: a semantic hit"
-show potstill infer -c $config -w $run "Please tell me: $question"
+show potstill infer -c $config -w "$run" "Please tell me: $question"
 echo "   a file of questions:"
-show potstill infer -c $config -w $run --batch prompts/tasks/faq-queries.en.txt
+show potstill infer -c $config -w "$run" --batch prompts/tasks/faq-queries.en.txt
 
 say "6. cost: what was spent, what was saved, and what each way would cost a month"
-show potstill cost report -c $config -w $run
-show potstill cost compare -c $config -w $run
+show potstill cost report -c $config -w "$run"
+show potstill cost compare -c $config -w "$run"
 
 say "Done in $((SECONDS - began)) s. Look at $run/dataset/README.md and $run/students/demo/report.html"
 echo "The teacher was an emulator: its answers and prices are real in form, not in content."

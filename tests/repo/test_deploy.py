@@ -59,6 +59,19 @@ def test_dockerfile_passes_hadolint() -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_shell_scripts_pass_shellcheck() -> None:
+    """Shellcheck finds nothing in any shell script of the repository."""
+    root = DEPLOY.parents[1]
+    listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    scripts = [name for name in listed if name.endswith(".sh") or name == ".ci/run"]
+    assert scripts
+    program = Path(sys.executable).parent / "shellcheck"
+    done = subprocess.run([str(program), *scripts], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
 def test_bucket_carries_no_database() -> None:
     """SQLite over a mounted bucket loses data: only the students are mounted, and nothing can write there."""
     spec = yaml.safe_load((DEPLOY / "cloud-run.yaml").read_text())["spec"]["template"]["spec"]
