@@ -49,6 +49,12 @@ def test_numbers_are_values_and_truth_is_none() -> None:
     assert agreement('{"n": [1e999, NaN]}', '{"n": [1e999, NaN]}')[:2] == (1.0, True)
 
 
+def test_one_letter_has_one_spelling() -> None:
+    """A letter and its accent as one character or as two are the same text, in prose and in JSON."""
+    assert agreement("cafe\u0301", "caf\u00e9") == (1.0, True, None)
+    assert agreement('{"cafe\u0301": "e\u0301"}', '{"caf\u00e9": "\u00e9"}') == (1.0, True, True)
+
+
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), st.lists))
 def test_any_json_array_agrees_with_itself(value: object) -> None:
     """Whatever JSON the teacher answers, the same JSON agrees fully."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -12,7 +13,7 @@ from tests.samples import line_of
 from potstill.distill.asking import Judged, answers
 from potstill.distill.judge import Case, Evidence, break_even, own_agreement, score, verdict
 from potstill.distill.router import router_rule
-from potstill.distill.stats import interval, wilson_low
+from potstill.distill.stats import interval, low_less, wilson_low
 from potstill.records import Ceiling, Duel, Sample, Verdict
 from potstill.student.answers import StudentAnswer
 from potstill.student.scripted import ScriptedStudent
@@ -99,6 +100,23 @@ def test_wilson_bound_is_below_the_share(total: int, data: st.DataObject) -> Non
         assert wilson_low(good - 1, total, 0.01) <= wilson_low(good, total, 0.01)
 
 
+@given(st.integers(1, 500), st.data())
+def test_wilson_bound_solves_the_score_equation(total: int, data: st.DataObject) -> None:
+    """Were the bound the true share, what was seen would lie 1.6449 standard errors above it: the 5 % quantile."""
+    good = data.draw(st.integers(1, total))
+    low = wilson_low(good, total, 0.05)
+    error = (low * (1 - low) / total) ** 0.5
+    assert abs((good / total - low) - 1.6448536 * error) < 1e-6
+
+
+def test_interval_agrees_with_the_normal_one() -> None:
+    """On 400 scores, half of them 1 and half 0, the ends lie 1.96 standard errors from the mean."""
+    found = interval([0.0, 1.0] * 200, [str(place) for place in range(400)])
+    assert found.mean == 0.5
+    assert abs(found.low - (0.5 - 1.96 * 0.025)) < 0.006
+    assert abs(found.high - (0.5 + 1.96 * 0.025)) < 0.006
+
+
 def test_answers_to_one_prompt_are_drawn_together() -> None:
     """Ten copies of the answers to each of four prompts are no more evidence than one: the interval stays as wide."""
     values = [1.0, 1.0, 0.0, 1.0]
@@ -168,7 +186,41 @@ def test_the_teacher_is_the_ceiling() -> None:
     """Where the teacher agrees with itself by 0.6 only, a student at 0.55 is as good within a margin of 0.1."""
     rows = many(0.55, -1, 60)
     assert not decide(rows).can_replace
-    assert decide(rows, ceiling=Ceiling(n=50, score=0.6, low=0.5, high=0.7, source="asked once more")).can_replace
+    known = Ceiling(n=500, score=0.6, low=0.56, high=0.64, source="asked once more")
+    assert decide(rows, ceiling=known).can_replace
+
+
+def test_a_vague_ceiling_proves_less() -> None:
+    """A ceiling known to 0.1 only adds its error to the student's: the same two means no longer prove the margin."""
+    vague = Ceiling(n=50, score=0.6, low=0.5, high=0.7, source="asked once more")
+    found = decide(many(0.55, -1, 60), ceiling=vague)
+    assert not found.can_replace
+    assert "0.45, is below 0.50" in found.reason
+    assert found.replaces_by_role == {"expert": False}
+    assert abs(low_less(0.8, 0.77, vague.model_copy(update={"high": 0.64})) - 0.75) < 1e-12
+
+
+def test_equal_scores_on_few_prompts_prove_nothing() -> None:
+    """28 prompts, all as good as the ceiling, are a no, because a student that fails in a tenth may show none; 29 are a yes."""
+    known = Ceiling(n=500, score=0.6, low=0.59, high=0.61, source="asked once more")
+    few = decide(many(0.6, -1, 28), ceiling=known)
+    assert not few.can_replace
+    assert few.replaces_by_role == {"expert": False}
+    assert "28 prompts cannot prove a margin of 0.1" in few.reason
+    assert decide(many(0.6, -1, 29), ceiling=known).replaces_by_role == {"expert": True}
+    assert decide(many(0.6, -1, 29), ceiling=known).can_replace
+    assert not decide([*many(0.6, -1, 28), *many(0.6, -1, 28)], ceiling=known).can_replace
+
+
+def test_a_few_judged_answers_prove_nothing() -> None:
+    """Three ties in the judge's eyes are no proof either, neither over all nor for the role."""
+    rows = [replace(item, points=0.5) for item in many(0.2, -1, 60)]
+    duel = Duel(n=60, wins=0, ties=60, losses=0, score=0.5, low=0.5, high=0.5, cost_usd=Decimal(0))
+    assert decide(rows, duel=duel).replaces_by_role == {"expert": True}
+    told = [*rows[:3], *(replace(item, points=None) for item in rows[3:])]
+    found = decide(told, duel=duel.model_copy(update={"n": 3, "ties": 3}))
+    assert not found.can_replace
+    assert found.replaces_by_role == {"expert": False}
 
 
 def test_a_judge_decides_before_the_wording() -> None:

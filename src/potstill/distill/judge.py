@@ -14,8 +14,9 @@ from potstill.distill.asking import Judged
 from potstill.distill.metrics import METRIC, agreement
 from potstill.distill.router import Nearness, router_rule
 from potstill.distill.similarity import mean_similarity
-from potstill.distill.stats import ceiling, interval, score_interval
+from potstill.distill.stats import ceiling, enough, interval, low_less, score_interval
 from potstill.records import Ceiling, Duel, Gain, Sample, Score, Verdict
+from potstill.wording import counted
 
 HALF = 0.5
 """A judge's score between equals: as many wins as losses."""
@@ -87,7 +88,8 @@ def verdict(case: Case, evidence: Evidence, at: datetime) -> Verdict:
 
     Judged in pairs, the student may lose `margin` of the half that equals would score. Else its agreement may lie
     `margin` below the teacher's agreement with itself, or below 1 where that is not known, which is too strict for open
-    questions. What decides is the lower end of the 95 % interval. The student's own electricity is left out.
+    questions. What decides is the lower end of the 95 % interval, which counts the error of the teacher's own agreement too,
+    and only where the prompts are `enough`. The student's own electricity is left out.
     """
     after = evidence.after
     roles = sorted({item.sample.role for item in after})
@@ -96,8 +98,7 @@ def verdict(case: Case, evidence: Evidence, at: datetime) -> Verdict:
         role: score([item for item in after if item.sample.role == role], evidence.nll.get(role, (None, None))[1])
         for role in roles
     }
-    low, bar, what = _test(evidence, found, case.margin)
-    can_replace = low >= bar
+    can_replace, reason = _test(evidence, found, case.margin)
     rule = router_rule(after, case.margin, case.teacher_usd_per_request, evidence.near)
     coverage = 1.0 if can_replace else rule.coverage
     requests, days = break_even(case, coverage)
@@ -111,7 +112,7 @@ def verdict(case: Case, evidence: Evidence, at: datetime) -> Verdict:
         by_role=by_role,
         margin=case.margin,
         can_replace=can_replace,
-        reason=f"{what}, {low:.2f}, {'reaches' if can_replace else 'is below'} {bar:.2f}",
+        reason=reason,
         router=rule,
         paid_usd=case.paid_usd,
         teacher_usd_per_request=case.teacher_usd_per_request,
@@ -148,26 +149,48 @@ def _gain(evidence: Evidence) -> Gain | None:
     return Gain(n=len(pairs), earlier=earlier, gain=found.mean, low=found.low, high=found.high)
 
 
-def _test(evidence: Evidence, found: Score, margin: float) -> tuple[float, float, str]:
-    """The lower end that decides, the bar that it must reach, and what both are."""
+def _test(evidence: Evidence, found: Score, margin: float) -> tuple[bool, str]:
+    """Whether the student can replace the teacher, and why."""
     if evidence.duel is not None:
-        return evidence.duel.low, HALF - margin, "the lower end of the judged score (0.50: equals)"
-    if evidence.ceiling is not None:
-        bar = evidence.ceiling.score - margin
-        return found.low, bar, "the lower end of its agreement (bar: the teacher's with itself, less the margin)"
-    return found.low, 1 - margin, "the lower end of its agreement (bar: 1 - margin)"
+        low, bar, what = evidence.duel.low, HALF - margin, "the lower end of the judged score (0.50: equals)"
+        prompts = min(evidence.duel.n, _prompts(evidence.after))
+    else:
+        low, bar = _agreement_test(evidence, found, margin)
+        named = "1 - margin" if evidence.ceiling is None else "the teacher's with itself, less the margin"
+        what, prompts = f"the lower end of its agreement (bar: {named})", _prompts(evidence.after)
+    reason = f"{what}, {low:.2f}, {'reaches' if low >= bar else 'is below'} {bar:.2f}"
+    if low >= bar and not enough(prompts, margin):
+        return False, f"{reason}, but {counted(prompts, 'prompt')} cannot prove a margin of {margin:g}"
+    return low >= bar, reason
+
+
+def _agreement_test(evidence: Evidence, found: Score, margin: float) -> tuple[float, float]:
+    """The lower end that decides, and the bar that it must reach."""
+    if evidence.ceiling is None:
+        return found.low, 1 - margin
+    return low_less(found.score, found.low, evidence.ceiling), evidence.ceiling.score - margin
+
+
+def _prompts(judged: Sequence[Judged]) -> int:
+    return len({item.sample.prompt_id for item in judged})
 
 
 def _by_role(evidence: Evidence, by_role: Mapping[str, Score], margin: float) -> dict[str, bool]:
     """The same test for each role alone."""
+    return {role: _replaces(evidence, role, score, margin) for role, score in by_role.items()}
+
+
+def _replaces(evidence: Evidence, role: str, score: Score, margin: float) -> bool:
+    mine = [item for item in evidence.after if item.sample.role == role]
     if evidence.duel is None:
-        bar = (evidence.ceiling.score if evidence.ceiling else 1.0) - margin
-        return {role: score.low >= bar for role, score in by_role.items()}
-    return {role: _judged_low(evidence.after, role) >= HALF - margin for role in by_role}
+        low, bar = _agreement_test(evidence, score, margin)
+    else:
+        mine = [item for item in mine if item.points is not None]
+        low, bar = _judged_low(mine), HALF - margin
+    return low >= bar and enough(_prompts(mine), margin)
 
 
-def _judged_low(judged: Sequence[Judged], role: str) -> float:
-    """The lower end of a role's judged score; 0 where no answer of it was judged."""
-    told = [(item.points, item.sample.prompt_id) for item in judged if item.sample.role == role]
-    known = [(points, prompt) for points, prompt in told if points is not None]
-    return score_interval([points for points, _ in known], [prompt for _, prompt in known]).low if known else 0.0
+def _judged_low(judged: Sequence[Judged]) -> float:
+    """The lower end of the judged score of these answers; 0 where there are none."""
+    points = [item.points for item in judged if item.points is not None]
+    return score_interval(points, [item.sample.prompt_id for item in judged]).low if points else 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -20,7 +21,11 @@ class Agreement(NamedTuple):
 
 
 def agreement(answer: str, reference: str) -> Agreement:
-    """Compare an answer with the teacher's. A reference that is a JSON object or array is compared by values."""
+    """Compare an answer with the teacher's. A reference that is a JSON object or array is compared by values.
+
+    Both are read in Unicode's composed form, so that one letter has one spelling; 1.0 is 1, and neither is `true`.
+    """
+    answer, reference = (unicodedata.normalize("NFC", text) for text in (answer, reference))
     wanted = _json(reference)
     if wanted is None:
         return Agreement(chrf(answer, reference), answer.split() == reference.split())

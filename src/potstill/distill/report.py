@@ -71,7 +71,8 @@ def summary(verdict: Verdict) -> list[str]:
         for role, fits in sorted(verdict.replaces_by_role.items())
     ]
     if (ceiling := verdict.ceiling) is not None:
-        lines.append(f"the teacher agrees with itself: {ceiling.score:.2f} ({ceiling.source}, n {ceiling.n})")
+        span = f"{ceiling.low:.2f} to {ceiling.high:.2f}"
+        lines.append(f"the teacher agrees with itself: {ceiling.score:.2f}, {span} ({ceiling.source}, n {ceiling.n})")
     if (duel := verdict.duel) is not None:
         lines.append(
             f"judged by the teacher in pairs: {duel.wins} better, {duel.ties} equal, {duel.losses} worse;"
@@ -154,7 +155,10 @@ def _score_table(verdict: Verdict) -> str:
         f"{f'<td class=n>{_number(score.well_formed)}' if formed else ''}</tr>"
         for name, score in score_rows(verdict)
     )
-    note = "" if verdict.duel else " Red: the bar that the interval's lower end must reach."
+    note = "" if verdict.duel else " Red: the bar that the interval's lower end must reach"
+    note += (
+        ", less the error of the teacher's own agreement." if verdict.ceiling and not verdict.duel else "." * bool(note)
+    )
     return f"<div class=scroll><table>{head}{rows}</table></div><p class=small>Blue: the interval; dark: its mean.{note}</p>"
 
 

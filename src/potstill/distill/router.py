@@ -8,13 +8,12 @@ from decimal import Decimal
 from itertools import takewhile
 
 from potstill.distill.asking import Judged
-from potstill.distill.stats import wilson_low
+from potstill.distill.stats import LEVEL, wilson_low
 from potstill.records import Familiar, RouterPoint, RouterRule
 from potstill.wording import counted
 
 GRID = (0.75, 0.5, 0.25, 0.1, 0.0)
 """Shares of the least confident prompts that could be sent on, in the order in which they are tried."""
-LEVEL = 0.05
 FOREIGN_SHARE = 0.05
 """Share of the held-out questions, those farthest from the training questions, that count as foreign."""
 

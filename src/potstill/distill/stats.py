@@ -11,6 +11,7 @@ from typing import NamedTuple
 from potstill.records import Ceiling
 
 RESAMPLES = 2000
+LEVEL = 0.05
 
 
 class Interval(NamedTuple):
@@ -60,6 +61,24 @@ def wilson_low(good: int, total: int, level: float) -> float:
     centre = share + z * z / (2 * total)
     spread = z * ((share * (1 - share) + z * z / (4 * total)) / total) ** 0.5
     return max(0.0, float((centre - spread) / (1 + z * z / total)))
+
+
+def enough(prompts: int, margin: float) -> bool:
+    """Whether so many prompts show at least one of the failures, were a share `margin` of all (at least 5 %) to fail, in 95 %.
+
+    Answers that are all alike, such as ties, have a bootstrap interval of no width: this bounds what was not seen
+    (Hanley and Lippman-Hand 1983, doi 10.1001/jama.1983.03330370053031).
+    """
+    return (1 - max(margin, LEVEL)) ** prompts <= LEVEL
+
+
+def low_less(score: float, low: float, bar: Ceiling) -> float:
+    """`score` less what the sampling error of both sides together may take off, where it is compared with `bar`.
+
+    Squares of the two distances are added (MOVER: Zou and Donner 2008, doi 10.1002/sim.3095): the ceiling is an estimate as
+    well, often from fewer prompts. The two are taken as independent; where they share prompts that is too strict.
+    """
+    return float(score - ((score - low) ** 2 + (bar.high - bar.score) ** 2) ** 0.5)
 
 
 def ceiling(scores: Sequence[tuple[str, float]], source: str) -> Ceiling | None:
