@@ -155,10 +155,8 @@ def _score_table(verdict: Verdict) -> str:
         f"{f'<td class=n>{_number(score.well_formed)}' if formed else ''}</tr>"
         for name, score in score_rows(verdict)
     )
-    note = "" if verdict.duel else " Red: the bar that the interval's lower end must reach"
-    note += (
-        ", less the error of the teacher's own agreement." if verdict.ceiling and not verdict.duel else "." * bool(note)
-    )
+    less = ", less the error of the teacher's own agreement" if verdict.ceiling else ""
+    note = "" if verdict.duel else f" Red: the bar that the interval's lower end must reach{less}."
     return f"<div class=scroll><table>{head}{rows}</table></div><p class=small>Blue: the interval; dark: its mean.{note}</p>"
 
 
