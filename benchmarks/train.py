@@ -1,6 +1,6 @@
 """Training speed: potstill against the plain padded HF Trainer and TRL's SFTTrainer, the same base, data and steps.
 
-    python benchmarks/train.py [--repeats 3] [--out benchmarks/results/train.md]
+    python benchmarks/train.py [--repeats 3]
 
 Non-padding tokens per CPU second of one thread (wall time would measure the neighbours), peak memory above what was
 there before training, and the loss on held-out chats, measured by one piece of code for all. Each run has a process
