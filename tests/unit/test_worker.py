@@ -7,8 +7,9 @@ import asyncio
 import pytest
 from tests.contract.test_serve_openai import Scripted
 
+from potstill.errors import MachineError
 from potstill.records import Message
-from potstill.serve.jobs import AsyncJob
+from potstill.serve.jobs import AsyncJob, SharedStudent
 from potstill.serve.outage import EngineFailedError
 from potstill.serve.worker import Worker
 from potstill.student.answers import Prepared, StudentQuery
@@ -72,6 +73,28 @@ async def test_an_engine_that_breaks_on_a_cancelled_request_is_replaced() -> Non
     after = AsyncJob(worker, prepared(worker, "a", "b", "c", "d"))
     assert len([piece async for piece in after.pieces() if piece.answer is not None]) == 4
     await worker.close()
+
+
+async def test_the_router_is_told_of_a_broken_engine_in_its_own_terms() -> None:
+    """What breaks while a router's question waits is a MachineError, after which it asks the teacher; the next is answered."""
+    student = FragileStudent()
+    worker = Worker(student, max_batch=4, max_queue=4)
+    worker.start()
+    leaving = AsyncJob(worker, prepared(worker, "hold"))
+    assert student.started.wait(20)
+    words = (Message(role="user", content="go on and on"),)
+    question = [StudentQuery(role=student.roles[0], messages=words, max_new_tokens=9)]
+    routed = asyncio.create_task(asyncio.to_thread(SharedStudent(worker).answer, question))
+    while worker.running < 2:  # noqa: ASYNC110  (the worker tells nobody)
+        await asyncio.sleep(0.01)
+    leaving.cancel()
+    student.released.set()
+    with pytest.raises(MachineError, match="engine failed"):
+        await routed
+    assert len(await asyncio.to_thread(SharedStudent(worker).answer, question)) == 1
+    await worker.close()
+    with pytest.raises(MachineError, match="ending"):
+        SharedStudent(worker).answer(question)
 
 
 async def test_a_failed_request_that_leaves_takes_nobody_along() -> None:

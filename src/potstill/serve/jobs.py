@@ -6,6 +6,8 @@ import asyncio
 import queue
 from collections.abc import AsyncIterator, Iterator, Sequence
 
+from potstill.errors import MachineError
+from potstill.serve.outage import EngineFailedError, QueueFullError, UnavailableError
 from potstill.serve.worker import Item, Worker
 from potstill.student.answers import Piece, Prepared, StudentAnswer, StudentQuery
 
@@ -59,18 +61,30 @@ class SharedStudent:
         return self._worker.student.fingerprint
 
     def answer(self, queries: Sequence[StudentQuery]) -> list[StudentAnswer]:
-        """Answer all queries, in their order; raises InputError, UnavailableError or EngineFailedError."""
+        """Answer all queries, in their order; raises InputError, QueueFullError, or MachineError where the engine failed."""
         found = {piece.index: piece.answer for piece in self.stream(queries) if piece.answer is not None}
         return [found[index] for index in range(len(queries))]
 
     def stream(self, queries: Sequence[StudentQuery]) -> Iterator[Piece]:
-        """Answer piece by piece; closing the iterator stops the work."""
+        """Answer piece by piece; closing the iterator stops the work.
+
+        An engine that failed is a MachineError, after which the router asks the teacher alone.
+        """
         arrived: queue.SimpleQueue[Item] = queue.SimpleQueue()
-        job = self._worker.submit([self._worker.prepare(query) for query in queries], arrived.put)
+        prepared = [self._worker.prepare(query) for query in queries]
+        try:
+            job = self._worker.submit(prepared, arrived.put)
+        except QueueFullError:
+            raise
+        except UnavailableError as error:
+            raise MachineError(error.message) from error
         still = len(queries)
         try:
             while still:
                 item = arrived.get()
+                if isinstance(item, EngineFailedError):
+                    message = "the student's engine failed at this question, or at one beside it"
+                    raise MachineError(message) from item
                 if isinstance(item, Exception):
                     raise item
                 still -= item.answer is not None

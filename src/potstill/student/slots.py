@@ -30,6 +30,8 @@ FAMILIES = frozenset({
 """Families whose attention takes any mask and any positions; each is compared with its own `generate` in the tests."""
 ONE_MASK = frozenset({"mistral", "phi3"})
 """Those of them that have one mask for all layers, with or without a window."""
+EVERY_LAYER = ""
+"""In place of a kind of layer where there is one mask."""
 
 
 def fits_slots(model: Any) -> bool:
@@ -37,6 +39,16 @@ def fits_slots(model: Any) -> bool:
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     return config.model_type in FAMILIES and kinds <= {"full_attention", "sliding_attention"}
+
+
+def _windows(config: Any) -> dict[str, int | None]:
+    """By kind of layer, how many tokens back it looks (None: to the beginning)."""
+    window = getattr(config, "sliding_window", None)
+    if config.model_type in ONE_MASK:
+        return {EVERY_LAYER: window}
+    if "sliding_attention" not in (getattr(config, "layer_types", None) or ()):
+        return {EVERY_LAYER: None}
+    return {"full_attention": None, "sliding_attention": window}
 
 
 class SlotEngine(Lineup[Row]):
@@ -48,6 +60,7 @@ class SlotEngine(Lineup[Row]):
         self._bank = bank
         self._prefixes = prefixes
         self._memory = SlotMemory()
+        self._windows = _windows(model.config.get_text_config())
 
     @property
     def adapters(self) -> set[int]:
@@ -157,15 +170,9 @@ class SlotEngine(Lineup[Row]):
         return out.logits
 
     def _masks(self, positions: Any, seen: int) -> Any:
-        """What each token does not look at; by kind of layer where the model has layers with a window."""
-        config = self._model.config.get_text_config()
-        window = getattr(config, "sliding_window", None)
-        if config.model_type in ONE_MASK:
-            return self._mask(positions, seen, window)
-        full = self._mask(positions, seen, None)
-        if "sliding_attention" not in (getattr(config, "layer_types", None) or ()):
-            return full
-        return {"full_attention": full, "sliding_attention": self._mask(positions, seen, window)}
+        """What each token does not look at: one mask, or one by kind of layer."""
+        masks = {kind: self._mask(positions, seen, window) for kind, window in self._windows.items()}
+        return masks.get(EVERY_LAYER, masks)
 
     def _mask(self, positions: Any, seen: int, window: int | None) -> Any:
         """(rows, 1, tokens, seen): the lowest number where a token does not look, else 0."""
